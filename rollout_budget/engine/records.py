@@ -1,0 +1,72 @@
+"""What the engine remembers of runs and groups. Plain frozen values on the unit scale; no behaviour beyond conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rollout_budget.reliability import Reliability
+
+from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PriorSourceName, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as declared, with what it has learned about its prior so far."""
+
+    team: str
+    spec: RunSpec
+    reliability: Reliability
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKey:
+    """Identity of a group within its run."""
+
+    group_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """One group from open to close.
+
+    Attributes:
+        fingerprint: hash of the body it was opened with (G4).
+        prior, prior_error: frozen at open, unit scale; `prior_error` is None where unknown.
+        grants: rollouts granted per wave, in order; the reservation of wave w is `reservation_id(..., w)`.
+        outcomes: the largest set observed so far, unit scale, in the order last sent.
+        opened, decision, closed: the answers given, so that a repeated request is answered the same (G3).
+        learned: whether the run's reliability has taken this group in.
+    """
+
+    key: GroupKey
+    fingerprint: str
+    prompt_key: str
+    policy: str
+    policy_version: int
+    step: int | None
+    prior: float
+    prior_error: float | None
+    prior_source: PriorSourceName
+    evidence_version: int
+    grants: tuple[int, ...]
+    opened: OpenedGroup
+    lease_s: float
+    outcomes: tuple[float, ...] = ()
+    decision: Decision | None = None
+    closed: ClosedGroup | None = None
+    learned: bool = False
+
+    @property
+    def status(self) -> Literal["open", "stopped", "closed"]:
+        """Where the group stands: `stopped` means that its last decision was to stop."""
+        if self.closed is not None:
+            return "closed"
+        return "stopped" if self.decision is not None and self.decision.action == "stop" else "open"
+
+    @property
+    def granted(self) -> int:
+        """Rollouts granted over all waves."""
+        return sum(self.grants)

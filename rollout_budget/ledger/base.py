@@ -1,0 +1,146 @@
+"""The ledger's port: what every ledger does, in memory, on SQLite and on PostgreSQL alike.
+
+Words (see `docs/guarantees.md` for G1 to G21): an *ask* is a hold of some rollouts under an id that its caller minted;
+a *reservation* is the ledger's final answer to it; a *settlement* says how many of some reservations were really used.
+Accounts have two levels, team and run, always taken in that order. The rules are the pure state machine in `core`; an
+implementation adds storage, a clock and atomicity, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rollout_budget.wire import BudgetView, Dimension, ReservationState, RunLimits, TeamLimits, UsageRow
+
+Share = Callable[[int], Sequence[int]]
+"""Given how many rollouts are left, how many each ask gets: as many entries as asks, each between 0 and its ask, their
+sum at most what is left. Called by the ledger only when the whole does not fit."""
+
+EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The two levels that a rollout is charged to."""
+
+    team: str
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A hold of `rollouts >= 0` under `id`, unique within its run. Same id, other `rollouts` or `step`: `Conflict`."""
+
+    id: str
+    rollouts: int
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The final answer to an ask. `rollouts` is what was granted, 0 when refused; `used` what was committed of it."""
+
+    id: str
+    account: Account
+    asked: int
+    rollouts: int
+    step: int | None
+    state: ReservationState
+    used: int = 0
+    expires_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How many rollouts were drawn under `reservations` (all of one group, in order of their waves).
+
+    What was drawn beyond what is still held is booked as overage; the rest of what is held is released. `reference` is
+    the fixed group size that savings are stated against, 0 where the group does not count as closed.
+    """
+
+    reservations: tuple[str, ...]
+    used: int
+    reference: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Where the rollouts of a settlement went; `committed + overage == used`."""
+
+    committed: int
+    released: int
+    overage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """A counter that does not equal the sum of its entries (G2). Grants to that account stop until it is mended."""
+
+    account: Account
+    counter: str
+    counted: int
+    entries: int
+
+
+class Ledger(Protocol):
+    """All methods run inside the caller's transaction: what they did is undone together if it does not commit."""
+
+    async def open_account(self, account: Account, limits: RunLimits) -> None:
+        """Create a run's account under its team, or set its limits anew. A team is created without limits if new."""
+        ...
+
+    async def set_team_limits(self, team: str, limits: TeamLimits) -> None:
+        """Set a team's limits; lower than what is used already is legal and stops new grants only."""
+        ...
+
+    async def reserve(self, account: Account, asks: Sequence[Ask], lease_s: float, share: Share) -> list[Reservation]:
+        """Hold all asks, or what `share` makes of what is left; one reservation per ask, in their order.
+
+        An id answered before is answered the same again, refusals included. A refusal first expires what is due in
+        this account, then tries once more.
+
+        Raises:
+            Conflict: an id was used before with another ask; nothing was held for any of them.
+            NotFound: the account was never opened.
+        """
+        ...
+
+    async def settle(self, account: Account, settlements: Sequence[Settlement]) -> list[Settled]:
+        """Commit, release and book overage; each reservation resolves once, later settlements find nothing held."""
+        ...
+
+    async def renew(self, account: Account, lease_s: float, ids: Sequence[str] | None = None) -> int:
+        """Extend the leases of these reservations that are still held (all of the run's if None); return how many."""
+        ...
+
+    async def expire(self, account: Account | None = None) -> int:
+        """Give back what is due, in one account or in all; return how many rollouts. Never early (G7)."""
+        ...
+
+    async def available(self, account: Account, step: int | None = None) -> int | None:
+        """Rollouts left under every limit that applies, negative after a limit was lowered; None without limits."""
+        ...
+
+    async def reservation(self, team: str, reservation_id: str) -> Reservation:
+        """Return one reservation.
+
+        Raises:
+            NotFound: this team has none of that id.
+        """
+        ...
+
+    async def budget(self, team: str) -> BudgetView:
+        """Return a team's limits, counters and what is left."""
+        ...
+
+    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
+        """Return counts from the entries, grouped by these dimensions; of all teams if `team` is None."""
+        ...
+
+    async def audit(self) -> list[Discrepancy]:
+        """Recompute every counter from the entries and return those that differ."""
+        ...

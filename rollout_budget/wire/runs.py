@@ -1,0 +1,350 @@
+"""REST types of runs and their groups: `/v1/runs`, `open`, `observe`, `close`, `baselines`, and stateless `/v1/decide`.
+
+Outcomes, priors, baselines, advantages and prices are on the caller's scale, the run's `outcome_range`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rollout_budget.wire.common import (
+    MAX_GROUPS,
+    MAX_PROMPT_CHARS,
+    MAX_ROLLOUTS_PER_GROUP,
+    Count,
+    Finite,
+    GroupCount,
+    Identifier,
+    Name,
+    NonNegative,
+    Outcomes,
+    Positive,
+    Range,
+    Request,
+    Unit,
+    Version,
+    Wire,
+)
+
+Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes"]
+Stopping = Literal["fixed", "osla", "posterior_variance"]
+PriorModel = Literal["gp", "constant", "running_mean", "history"]
+PriorSourceName = Literal["prior_service", "caller", "running_mean"]
+Reason = Literal[
+    "worth_above_price",
+    "worth_below_price",
+    "k_max",
+    "budget_exhausted",
+    "first_wave",
+    "closed",
+    "local_fallback",
+]
+
+
+class DecisionSettings(Request):
+    """How groups are fused and stopped. Shared by a run and by the stateless `/decide`."""
+
+    outcome_range: Range = Range()
+    estimator: Estimator = "empirical_bayes"
+    stopping: Stopping = "posterior_variance"
+    price: NonNegative | None = Field(
+        default=None,
+        description="Marginal cost of a rollout, in squared error on the outcome scale; "
+        "by default the V0.5 paper's 1/16^2 on a {-1, +1} scale, mapped to this range.",
+    )
+    k_init: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] | Literal["auto"] = 4
+    k_max: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] = 16
+    advantage_samples: Literal["all", "first_wave"] = Field(
+        default="all",
+        description="Samples whose advantage is non-zero: a reward-dependent stop biases later waves a little.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DecisionSettings:
+        if isinstance(self.k_init, int) and self.k_init > self.k_max:
+            raise ValueError(f"k_init {self.k_init} exceeds k_max {self.k_max}")
+        return self
+
+
+class RunLimits(Request):
+    """Limits in rollouts; null means no limit of its own (the team's still holds)."""
+
+    rollouts: Count | None = None
+    rollouts_per_step: Count | None = None
+
+
+class RunSpec(DecisionSettings):
+    """A run as its owner declares it; `run_id` is minted by the caller and makes the call safe to repeat."""
+
+    run_id: Identifier
+    name: Name | None = None
+    policy: Identifier
+    prior_model: PriorModel = "gp"
+    reference_group_size: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] = Field(
+        default=16, description="Fixed group size that savings are stated against."
+    )
+    limits: RunLimits = RunLimits()
+
+
+class RunPatch(Request):
+    """Changes to a running run; absent fields stay. Lowering a limit below use only stops new grants."""
+
+    price: NonNegative | None = None
+    limits: RunLimits | None = None
+
+
+class PriorQuality(Wire):
+    """What the run has learned about its prior, on the outcome scale."""
+
+    groups: int
+    squared_prior_error: NonNegative | None = None
+    within_variance: NonNegative | None = None
+    strength: NonNegative | None = Field(default=None, description="Pseudo-rollouts a prior counts for (m).")
+    explained_variance: Finite | None = None
+    brier: NonNegative | None = None
+    calibration_error: NonNegative | None = None
+    rejected_share: Unit | None = Field(default=None, description="Share of groups whose prior was not trusted.")
+
+
+class RolloutCounts(Wire):
+    """Rollouts of a run, a team or a period."""
+
+    granted: Count = 0
+    reserved: Count = 0
+    committed: Count = 0
+    released: Count = 0
+    expired: Count = 0
+    refused: Count = 0
+    overage: Count = 0
+    groups_closed: Count = 0
+    saved: int = Field(default=0, description="reference group size x closed groups - committed - overage.")
+    tokens: Count = 0
+    seconds: NonNegative = 0.0
+
+
+class Run(Wire):
+    """A run with what it has used so far."""
+
+    spec: RunSpec
+    status: Literal["running", "finished"]
+    usage: RolloutCounts
+    prior: PriorQuality
+
+
+class SuppliedPrior(Request):
+    """A caller's own prior, on the outcome scale."""
+
+    value: Finite
+    standard_error: NonNegative | None = None
+
+
+class OpenGroup(Request):
+    """One group to open. The same (group_id, attempt) with the same body gets the same answer again."""
+
+    group_id: Identifier
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    prompt_key: Identifier
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = Field(
+        default=None, description="Text of the prompt; needed the first time the prior service sees its key."
+    )
+    prior: SuppliedPrior | None = None
+    policy: Identifier | None = Field(default=None, description="Policy, if not the run's own.")
+    policy_version: Version = 0
+    step: Version | None = Field(default=None, description="Training step, for a limit per step.")
+
+
+class OpenRequest(Request):
+    """Groups to open in one call."""
+
+    groups: Annotated[list[OpenGroup], Field(min_length=1, max_length=MAX_GROUPS)]
+    lease_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        default=900.0, description="How long the grants are held for the caller; observe renews them."
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> OpenRequest:
+        require_distinct([group.group_id for group in self.groups])
+        return self
+
+
+class OpenedGroup(Wire):
+    """The frozen prior of a group and its first grant."""
+
+    group_id: Identifier
+    attempt: int
+    prior: Finite
+    standard_error: NonNegative | None
+    prior_source: PriorSourceName
+    evidence_version: int
+    grant: GroupCount = Field(description="Rollouts to draw in wave 0; 0 when the budget is gone.")
+    reason: Reason
+    lease_s: float
+
+
+class OpenAnswer(Wire):
+    """Answer to `open`; `degraded` says that the prior service could not be used, `detail` why."""
+
+    groups: list[OpenedGroup]
+    degraded: bool = False
+    detail: str = ""
+
+
+class ObserveGroup(Request):
+    """All outcomes of a group so far, in any order; `rewards`, if given, are what advantages are formed from."""
+
+    group_id: Identifier
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    outcomes: Outcomes
+    rewards: Outcomes | None = None
+
+    @model_validator(mode="after")
+    def _aligned(self) -> ObserveGroup:
+        if self.rewards is not None and len(self.rewards) != len(self.outcomes):
+            raise ValueError(f"{len(self.outcomes)} outcomes but {len(self.rewards)} rewards")
+        return self
+
+
+class ObserveRequest(Request):
+    """Outcomes of many groups."""
+
+    groups: Annotated[list[ObserveGroup], Field(min_length=1, max_length=MAX_GROUPS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ObserveRequest:
+        require_distinct([group.group_id for group in self.groups])
+        return self
+
+
+class Ingredients(Wire):
+    """What a decision was made from, on the outcome scale."""
+
+    prior: Finite
+    mean: Finite | None
+    k: GroupCount
+    strength: NonNegative
+    standard_error: NonNegative | None
+
+
+class Decision(Wire):
+    """Stop, or draw `more` rollouts (already reserved); the baseline of what was drawn so far either way."""
+
+    group_id: Identifier
+    action: Literal["stop", "more"]
+    more: GroupCount
+    reason: Reason
+    baseline: Finite
+    weight: Unit = Field(description="Weight of the group's own mean in the baseline; the prior has the rest.")
+    trusted: bool
+    ingredients: Ingredients
+    baselines: list[Finite] = Field(description="What is subtracted from each sample, in the order they were sent.")
+    advantages: list[Finite]
+
+
+class ObserveAnswer(Wire):
+    """One decision per group, in the order of the request."""
+
+    groups: list[Decision]
+
+
+class CloseGroup(Request):
+    """End of a group: how many rollouts were really drawn. Their outcomes become evidence unless `discard`."""
+
+    group_id: Identifier
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    used: GroupCount
+    outcomes: Outcomes | None = Field(
+        default=None, description="Final outcomes, where they differ from those observed."
+    )
+    tokens: Count | None = None
+    seconds: NonNegative | None = None
+    discard: bool = False
+
+
+class CloseRequest(Request):
+    """Groups to close in one call; the same (group_id, attempt) closes once."""
+
+    groups: Annotated[list[CloseGroup], Field(min_length=1, max_length=MAX_GROUPS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CloseRequest:
+        require_distinct([group.group_id for group in self.groups])
+        return self
+
+
+class ClosedGroup(Wire):
+    """Where a group's rollouts went."""
+
+    group_id: Identifier
+    committed: GroupCount
+    released: GroupCount
+    overage: GroupCount = Field(description="Drawn beyond what was held: booked, visible, never silent.")
+
+
+class CloseAnswer(Wire):
+    """One line per group, in the order of the request."""
+
+    groups: list[ClosedGroup]
+
+
+class BaselinesRequest(Request):
+    """Group ids whose baselines are wanted, for trainers whose hook sees nothing else."""
+
+    group_ids: Annotated[list[Identifier], Field(min_length=1, max_length=MAX_GROUPS)]
+
+
+class GroupBaselines(Wire):
+    """The last decision of a group, as far as a loss needs it."""
+
+    group_id: Identifier
+    baseline: Finite
+    baselines: list[Finite]
+    advantages: list[Finite]
+
+
+class BaselinesAnswer(Wire):
+    """One line per id, in the order of the request."""
+
+    groups: list[GroupBaselines]
+
+
+class DecideGroup(Request):
+    """A group of the stateless `/decide`; without `prior` the mean of the batch serves as prior."""
+
+    group_id: Identifier
+    prior: SuppliedPrior | None = None
+    outcomes: Outcomes = Field(default_factory=list)
+    rewards: Outcomes | None = None
+
+
+class DecideRequest(DecisionSettings):
+    """Priors and outcomes in, decisions out: no run, no ledger, nothing stored."""
+
+    groups: Annotated[list[DecideGroup], Field(min_length=1, max_length=MAX_GROUPS)]
+    squared_prior_error: NonNegative | None = Field(
+        default=None,
+        description="Pooled squared error of the priors, on the outcome scale; estimated from the batch if absent.",
+    )
+    within_variance: Positive | None = None
+    budget: Count | None = Field(default=None, description="Most further rollouts over all groups.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DecideRequest:
+        require_distinct([group.group_id for group in self.groups])
+        return self
+
+
+class DecideAnswer(Wire):
+    """One decision per group, and the pooled figures that were used."""
+
+    groups: list[Decision]
+    prior: PriorQuality
+
+
+def require_distinct(ids: Sequence[str]) -> None:
+    """Raise ValueError where an id occurs twice in a batch."""
+    if len(set(ids)) != len(ids):
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise ValueError(f"id {twice!r} occurs twice in one request")

@@ -1,0 +1,1 @@
+"""The two REST services. They never import each other."""
