@@ -1,0 +1,117 @@
+"""The trainer's own words: problems, samples, groups, and the narrow protocols between its rooms.
+
+Importable without torch. Token ids and log-probabilities travel as plain tuples until the learner makes tensors of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One prompt with its verifiable answer. `key` is stable across steps, epochs and runs; `level` is a difficulty."""
+
+    key: str
+    prompt: str
+    answer: str
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters of a rollout, always sent explicitly (a model's generation_config must not decide)."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion.
+
+    Attributes:
+        token_ids: sampled tokens, the end-of-sequence token included where it was sampled.
+        logprobs: natural log-probability of each token under the policy that sampled it (temperature 1, no top-p cut).
+        version: weight version of the server that sampled it.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """A finished group as the learner takes it: ragged, aligned lists of samples, outcomes and advantages."""
+
+    group_id: str
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    outcomes: tuple[float, ...]
+    advantages: tuple[float, ...]
+    baseline: float
+    prior: float
+    first_wave: int
+    version: int
+
+
+class Generator(Protocol):
+    """A source of rollouts: a pool of vLLM servers, or transformers in this process."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
+    ) -> list[Sample]:
+        """Return `count` samples of one prompt, all under weight `version`.
+
+        Raises:
+            trainer.errors.GenerationFailed: after bounded retries; none of the samples counts.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections; cancels what is in flight."""
+        ...
+
+
+class WeightPublisher(Protocol):
+    """Brings exported weights to whoever generates."""
+
+    async def publish(self, directory: Path, version: int) -> None:
+        """Load the checkpoint in `directory` (Hugging Face layout, safetensors) everywhere and name it `version`.
+
+        Raises:
+            trainer.errors.WeightUpdateFailed: a server could not be brought to `version`; it does not serve meanwhile.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Turns completions into outcomes."""
+
+    async def grade(self, problem: Problem, texts: Sequence[str]) -> list[float]:
+        """Return one outcome in [0, 1] per completion text; never raises for a bad answer, which is worth 0."""
+        ...
+
+
+class Task(Protocol):
+    """Problems to train on and held-out ones to measure on."""
+
+    name: str
+
+    def train(self) -> Sequence[Problem]:
+        """Return the training pool, in a stable order."""
+        ...
+
+    def held_out(self) -> Sequence[Problem]:
+        """Return problems that never occur in training."""
+        ...
