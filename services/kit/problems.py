@@ -1,0 +1,92 @@
+"""Every error that leaves a service is RFC 9457 problem+json, validation errors included.
+
+`install` maps the tree in `rollout_budget.errors` by its own `status`, `code` and `retryable`; a service adds errors by
+subclassing, never by handlers of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from rollout_budget.errors import InvalidInput, RolloutBudgetError, Unavailable
+from rollout_budget.wire import Problem
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+"""Sent with every 503: long enough for a lock or a restart of a connection, short against a training step."""
+
+_CODES = {
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "not-found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method-not-allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too-large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported-media-type",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI's `responses=` for these error statuses, each with the schema of `Problem`."""
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: reference}}
+        for status in statuses
+    }
+
+
+def response(status: int, detail: str, *, code: str, retryable: bool = False, **extra: Any) -> Response:
+    """Build one problem+json response; `extra` become further members."""
+    problem = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, retryable=retryable, **extra
+    )
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Install the handlers on `app`."""
+    app.add_exception_handler(RolloutBudgetError, _own)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _own(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RolloutBudgetError)  # noqa: S101  registered for this class alone
+    extra = getattr(error, "members", {})
+    return response(error.status, str(error), code=error.code, retryable=error.retryable, **extra)
+
+
+def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this class alone
+    faults = [{"at": list(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+    first = faults[0]
+    where = ".".join(str(part) for part in json.loads(json.dumps(first["at"], default=str)))
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    detail = f"{where}: {first['message']}{more}"
+    return response(InvalidInput.status, detail, code=InvalidInput.code, errors=faults[:20])
+
+
+def _http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this class alone
+    code = _CODES.get(HTTPStatus(error.status_code), "http-error")
+    answer = response(error.status_code, str(error.detail), code=code, retryable=code == Unavailable.code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("unexpected error", route=getattr(request.scope.get("route"), "path", None), exc_info=error)
+    return response(500, "The service failed; the request may be repeated with the same ids.", code="internal")
