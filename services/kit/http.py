@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -78,8 +79,8 @@ def install(app: FastAPI, *, registry: CollectorRegistry, ready: Readiness) -> N
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    unready = {503: {"model": Health, "description": "Not ready; `detail` says what is missing."}}
+    unready: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not ready; `detail` says what is missing."}}
     app.add_api_route("/livez", livez, tags=["operations"], operation_id="livez")
     app.add_api_route("/healthz", livez, tags=["operations"], operation_id="healthz")
-    app.add_api_route("/readyz", readyz, tags=["operations"], operation_id="readyz", responses={**unready})
+    app.add_api_route("/readyz", readyz, tags=["operations"], operation_id="readyz", responses=unready)
     app.add_api_route("/metrics", metrics, include_in_schema=False)

@@ -1,0 +1,39 @@
+# make            lists the targets
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## install into .venv and .venv-vllm, both inside this folder
+	@scripts/setup --vllm
+
+demo: ## train the same task twice, budgeted and GRPO, on real servers; prints a table and writes a report
+	@scripts/setup --plan
+	@scripts/setup --vllm
+	@$(PY) -m trainer demo
+
+test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM server
+	@scripts/setup --vllm
+	@$(PY) -m pytest
+
+lint: ## style, types, generated files
+	@scripts/setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@$(PY) scripts/unasync.py --check
+
+openapi: ## write docs/api/*.json anew from the services
+	@$(PY) -m services.allocator openapi > docs/api/allocator.json
+	@$(PY) -m services.prior_api openapi > docs/api/prior.json
+
+bench: ## estimators, decisions and prior on DATA=path/to/outcomes
+	@$(PY) -m benchmarks.decisions
+	@$(PY) -m benchmarks.estimators --data $(DATA)
+	@$(PY) -m benchmarks.prior --data $(DATA)
+
+clean: ## remove what the targets above made, environments included
+	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test lint openapi bench clean
