@@ -106,7 +106,10 @@ class Verifier(Protocol):
 class Task(Protocol):
     """Problems to train on and held-out ones to measure on."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name that the task goes by in a configuration."""
+        ...
 
     def train(self) -> Sequence[Problem]:
         """Return the training pool, in a stable order."""
