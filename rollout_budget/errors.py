@@ -3,6 +3,7 @@
     RolloutBudgetError
     ├── InvalidInput            the caller's data is out of its declared bounds (also a ValueError)
     ├── Conflict                an id was used before with another body
+    │   └── RunFinished         the run has ended; it opens no more groups
     ├── NotFound                no such run, group or reservation for this team
     └── ServiceError            a service could not be used
         ├── Unavailable         refused, timed out or shedding load; retrying later may work
@@ -38,6 +39,13 @@ class Conflict(RolloutBudgetError):
 
     code = "id-reused"
     status = 422
+
+
+class RunFinished(Conflict):
+    """The run has ended; it opens no more groups. What was answered before is still answered the same."""
+
+    code = "run-finished"
+    status = 409
 
 
 class NotFound(RolloutBudgetError):

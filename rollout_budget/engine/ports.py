@@ -58,6 +58,10 @@ class Transaction(Protocol):
         """Return the highest attempt of each group id that exists."""
         ...
 
+    async def open_groups(self, team: str, run_id: str) -> list[GroupRecord]:
+        """Return all groups of a run that are not closed, in a stable order."""
+        ...
+
     async def save_groups(self, team: str, run_id: str, records: Sequence[GroupRecord]) -> None:
         """Store new or changed groups."""
         ...

@@ -12,12 +12,16 @@ from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PriorSourceN
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as declared, with what it has learned about its prior so far."""
+    """A run as it stands, with what it has learned about its prior so far.
+
+    `fingerprint` is the hash of the body it was declared with, which a later patch of `spec` does not change (G4).
+    """
 
     team: str
     spec: RunSpec
     reliability: Reliability
     finished: bool = False
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class GroupRecord:
         outcomes: the largest set observed so far, unit scale, in the order last sent.
         opened, decision, closed: the answers given, so that a repeated request is answered the same (G3).
         learned: whether the run's reliability has taken this group in.
+        predicted: what the prior source said, where the run's mean serves as `prior` because the source had proved
+            useless; the run goes on judging the source by it, so that one that recovers is used again.
+        degraded: why the prior source could not answer; empty where it did.
     """
 
     key: GroupKey
@@ -58,6 +65,8 @@ class GroupRecord:
     decision: Decision | None = None
     closed: ClosedGroup | None = None
     learned: bool = False
+    predicted: float | None = None
+    degraded: str = ""
 
     @property
     def status(self) -> Literal["open", "stopped", "closed"]:

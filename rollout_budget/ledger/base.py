@@ -4,6 +4,13 @@ Words (see `docs/guarantees.md` for G1 to G21): an *ask* is a hold of some rollo
 a *reservation* is the ledger's final answer to it; a *settlement* says how many of some reservations were really used.
 Accounts have two levels, team and run, always taken in that order. The rules are the pure state machine in `core`; an
 implementation adds storage, a clock and atomicity, nothing else.
+
+What every implementation agrees on, and the conformance suite holds it to:
+- what counts against a limit is `reserved + committed + overage`: a rollout drawn beyond its grant was drawn;
+- a rollout counts on the UTC day and month of its grant, overage and closed groups on those of their booking;
+- `refused` counts rollouts asked for and not granted, of partial grants too; a partly granted ask is `reserved`;
+- a lease is due at its very end, not before; what is due is held until someone expires it, and may be renewed or settled;
+- a settled reservation is `committed` if any of it was used, else `released`.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ Share = Callable[[int], Sequence[int]]
 """Given how many rollouts are left, how many each ask gets: as many entries as asks, each between 0 and its ask, their
 sum at most what is left. Called by the ledger only when the whole does not fit."""
 
-EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage"]
+EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage", "close"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A hold of `rollouts >= 0` under `id`, unique within its run. Same id, other `rollouts` or `step`: `Conflict`."""
+    """A hold of `rollouts >= 1` under `id`, unique within its team.
+
+    The same id with another run, other `rollouts` or another `step`: `Conflict`. All asks of one call have one step.
+    """
 
     id: str
     rollouts: int
@@ -100,11 +110,12 @@ class Ledger(Protocol):
     async def reserve(self, account: Account, asks: Sequence[Ask], lease_s: float, share: Share) -> list[Reservation]:
         """Hold all asks, or what `share` makes of what is left; one reservation per ask, in their order.
 
-        An id answered before is answered the same again, refusals included. A refusal first expires what is due in
-        this account, then tries once more.
+        An id answered before is answered the same again, refusals included. Before anything is refused, what is due in
+        this team is expired, then it is tried once more.
 
         Raises:
             Conflict: an id was used before with another ask; nothing was held for any of them.
+            InvalidInput: an id occurs twice, an ask is below 1, or the asks name different steps; nothing was held.
             NotFound: the account was never opened.
         """
         ...
