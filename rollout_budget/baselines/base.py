@@ -12,10 +12,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rollout_budget.reliability import Reliability
 
 from rollout_budget.groups import Groups
 from rollout_budget.outcomes import FloatArray
+from rollout_budget.reliability import Reliability
 
 BoolArray = NDArray[np.bool_]
 

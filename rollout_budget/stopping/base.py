@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from rollout_budget.reliability import Reliability
-
 from rollout_budget.groups import Groups, IntArray
 from rollout_budget.outcomes import FloatArray
+from rollout_budget.reliability import Reliability
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""How many further rollouts each group gets, for a price or under a cap, from the worth curves of a stopping rule.
+
+Both questions have one answer shape: all rollouts worth more than a threshold. For a price the threshold is given; for
+a cap it is found by bisection. As each curve falls, taking the most worthy rollouts first is optimal over all groups.
+Vectorised; pure.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rollout_budget.groups import IntArray
+from rollout_budget.outcomes import FloatArray
+from rollout_budget.stopping.base import Worth
+
+SMALLEST_PRICE = 1e-300
+"""Stands in for a price of 0 in the closed form, so that nothing overflows."""
+
+
+def marginal(worth: Worth, number: IntArray) -> FloatArray:
+    """Return the worth of the `number`-th further rollout of each group, `number >= 1`, shape (G,)."""
+    return np.divide(worth.scale, (worth.size + (number - 1.0)) * (worth.size + number), dtype=np.float64)
+
+
+def wanted(worth: Worth, price: float) -> IntArray:
+    """Return how many further rollouts of each group are worth more than `price` each, shape (G,), at most `most`.
+
+    Rules that are not priced want `most`.
+
+    Args:
+        worth: curves on the unit scale.
+        price: squared error that a rollout must save, unit scale, finite, >= 0.
+    """
+    return _worth_more_than(worth, price, worth.most) if worth.priced else worth.most.copy()
+
+
+def share(worth: Worth, wanted: IntArray, cap: int) -> IntArray:
+    """Return at most `wanted` per group, in all exactly `min(cap, sum(wanted))`, those worth most first.
+
+    Equal worth is settled by position: earlier groups first. A negative cap grants nothing.
+    """
+    cap = max(cap, 0)
+    if cap >= int(wanted.sum()):
+        return wanted.copy()
+    low, high = -1.0, float(worth.scale.max() / (worth.size.min() * (worth.size.min() + 1.0)))
+    while (middle := _between(low, high)) is not None:
+        if int(_worth_more_than(worth, middle, wanted).sum()) > cap:
+            low = middle
+        else:
+            high = middle
+    certain = _worth_more_than(worth, high, wanted)
+    tied = _worth_more_than(worth, low, wanted) - certain
+    before = np.cumsum(tied) - tied
+    left = cap - int(certain.sum())
+    return np.add(certain, np.clip(left - before, 0, tied), dtype=np.int64)
+
+
+def _worth_more_than(worth: Worth, threshold: float, most: IntArray) -> IntArray:
+    """Count the rollouts of each group worth more than `threshold`, at most `most`.
+
+    `scale > threshold x (x + 1)` with `x = size + j - 1` is a quadratic in j. Its root may be off by one in floating
+    point, so it is checked against the curve itself on both sides.
+    """
+    if threshold < 0.0:
+        return most.copy()
+    root = np.sqrt(0.25 + worth.scale / max(threshold, SMALLEST_PRICE)) - 0.5
+    count = np.clip(np.ceil(root - worth.size), 0, most).astype(np.int64)
+    count += (count < most) & (marginal(worth, count + 1) > threshold)
+    count -= (count > 0) & (marginal(worth, count) <= threshold)
+    return count
+
+
+def _between(low: float, high: float) -> float | None:
+    """Return a float strictly between two floats, halving the number of floats between them; None if there is none.
+
+    Non-negative floats sort like their bits, so no more than 64 steps lead to two neighbours.
+    """
+    if low < 0.0:
+        return 0.0 if high > 0.0 else None
+    bits = np.array([low, high]).view(np.int64)
+    if bits[1] - bits[0] <= 1:
+        return None
+    return float(((bits[:1] + bits[1:]) // 2).view(np.float64)[0])

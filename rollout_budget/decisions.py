@@ -1,0 +1,95 @@
+"""One decision for many groups: what to subtract, whether to stop, how many more. Pure, vectorised, unit scale.
+
+Owns the join of estimator, stopping rule and allocation under a run's settings; owns no budget (the ledger's), no
+history (`reliability`'s) and no memory of groups (the engine's).
+
+For an unbiased policy gradient pass the reliability as it stood before the outcomes of these very groups entered it:
+no sample may see itself, not even through the pooled figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rollout_budget import allocation, baselines, stopping
+from rollout_budget.baselines import BaselineEstimator, Baselines
+from rollout_budget.groups import Groups, IntArray
+from rollout_budget.outcomes import OutcomeRange
+from rollout_budget.reliability import Reliability
+from rollout_budget.stopping import StoppingRule, Worth
+from rollout_budget.wire import DecisionSettings
+
+PAPER_PRICE = 1 / 16**2
+"""Marginal cost of a rollout in V0.5, in squared error on the {-1, +1} scale: a perfect group of 16 is worth it."""
+PAPER_RANGE = OutcomeRange(-1.0, 1.0)
+"""The scale that `PAPER_PRICE` is stated on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings of a run on the unit scale.
+
+    Attributes:
+        estimator: what is subtracted.
+        stopping: when to stop.
+        price: squared error that a further rollout must save, >= 0.
+        k_init: rollouts of the first wave; 0 lets the stopping rule choose ("auto").
+        k_max: most rollouts of a group, >= 1.
+    """
+
+    estimator: BaselineEstimator
+    stopping: StoppingRule
+    price: float = PAPER_RANGE.squared_to_unit(PAPER_PRICE)
+    k_init: int = 4
+    k_max: int = 16
+
+    @classmethod
+    def of(cls, settings: DecisionSettings) -> Rules:
+        """Return the rules of these settings; an absent price is the paper's, mapped to the outcome range."""
+        outcome_range = settings.outcome_range.core()
+        return cls(
+            estimator=baselines.get(settings.estimator),
+            stopping=stopping.get(settings.stopping),
+            price=PAPER_RANGE.squared_to_unit(PAPER_PRICE)
+            if settings.price is None
+            else outcome_range.squared_to_unit(settings.price),
+            k_init=0 if settings.k_init == "auto" else settings.k_init,
+            k_max=settings.k_max,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a batch of `G` groups should do next, before any budget is asked.
+
+    Attributes:
+        baselines: baselines of what was drawn so far.
+        worth: what further rollouts are worth, to share a cap by (`allocation.share`).
+        wanted: further rollouts that each group asks for, shape (G,); 0 means stop.
+    """
+
+    baselines: Baselines
+    worth: Worth
+    wanted: IntArray
+
+
+def first_wave(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
+    """Plan wave 0 of groups without outcomes: `k_init` each, or by worth with at least one, at most `k_max`."""
+    worth = rules.stopping.worth(groups, reliability, rules.k_max)
+    size = rules.stopping.first(rules.k_init, rules.k_max)
+    wanted = (
+        np.clip(allocation.wanted(worth, rules.price), 1, rules.k_max)
+        if size is None
+        else np.full(len(groups), size, dtype=np.int64)
+    )
+    return Plan(baselines=rules.estimator(groups, reliability), worth=worth, wanted=wanted)
+
+
+def next_wave(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
+    """Plan the next wave of groups from all their outcomes so far."""
+    worth = rules.stopping.worth(groups, reliability, rules.k_max)
+    return Plan(
+        baselines=rules.estimator(groups, reliability), worth=worth, wanted=allocation.wanted(worth, rules.price)
+    )
