@@ -1,0 +1,21 @@
+"""Clients of both services, asynchronous and synchronous, and the same protocol with a fallback or with no server."""
+
+from __future__ import annotations
+
+from rollout_budget.client._exchange import Retries
+from rollout_budget.client.admin import AdminClient
+from rollout_budget.client.allocator import AllocatorClient
+from rollout_budget.client.base import Allocator
+from rollout_budget.client.prior import PriorClient
+from rollout_budget.client.sync import SyncAdminClient, SyncAllocatorClient, SyncPriorClient
+
+__all__ = [
+    "AdminClient",
+    "Allocator",
+    "AllocatorClient",
+    "PriorClient",
+    "Retries",
+    "SyncAdminClient",
+    "SyncAllocatorClient",
+    "SyncPriorClient",
+]

@@ -101,6 +101,12 @@ class Key(Wire):
     revoked: bool
 
 
+class KeysAnswer(Wire):
+    """`GET /v1/admin/keys`: keys in the order of their creation."""
+
+    keys: list[Key]
+
+
 class KeySecret(Key):
     """A new key with its secret, shown this once."""
 
