@@ -51,8 +51,8 @@ def share(worth: Worth, wanted: IntArray, cap: int) -> IntArray:
     certain = _worth_more_than(worth, high, wanted)
     tied = _worth_more_than(worth, low, wanted) - certain
     before = np.cumsum(tied) - tied
-    left = cap - int(certain.sum())
-    return np.add(certain, np.clip(left - before, 0, tied), dtype=np.int64)
+    granted: IntArray = certain + np.clip(cap - int(certain.sum()) - before, 0, tied)
+    return granted
 
 
 def _worth_more_than(worth: Worth, threshold: float, most: IntArray) -> IntArray:

@@ -86,14 +86,18 @@ class Groups:
     @cached_property
     def means(self) -> FloatArray:
         """Mean outcome of each group, shape (G,); NaN where it has none."""
-        return np.divide(self.sums, self.sizes, out=np.full(len(self), np.nan), where=self.sizes > 0)
+        means = np.full(len(self), np.nan)
+        np.divide(self.sums, self.sizes, out=means, where=self.sizes > 0)
+        return means
 
     @cached_property
     def sample_variances(self) -> FloatArray:
         """Unbiased variance of each group's outcomes, shape (G,); NaN where k < 2."""
         deviations = self.outcomes - self.means[self.owner]
         squares = np.bincount(self.owner, weights=deviations**2, minlength=len(self))
-        return np.divide(squares, self.sizes - 1, out=np.full(len(self), np.nan), where=self.sizes > 1)
+        variances = np.full(len(self), np.nan)
+        np.divide(squares, self.sizes - 1, out=variances, where=self.sizes > 1)
+        return variances
 
     def split(self, per_sample: FloatArray) -> list[FloatArray]:
         """Cut a flat array of shape (N,) into one array per group."""

@@ -168,7 +168,7 @@ class Reliability:
 
         Free of sampling noise. None until a group with k >= 2 was seen, or where success rates hardly differ.
         """
-        if self.pair_weight <= 0 or self._spread < MIN_SPREAD * self.pair_weight:
+        if self.weight <= 0 or self.pair_weight <= 0 or self._spread < MIN_SPREAD * self.pair_weight:
             return None
         return min(self._gain * self.pair_weight / self._spread, 1.0)
 
@@ -216,8 +216,8 @@ class Reliability:
         if any(not isinstance(row, tuple) or len(row) != CALIBRATION_BINS for row in bins):
             raise InvalidInput(f"reliability state needs {CALIBRATION_BINS} calibration bins")
         flat = [*(value for value in values.values() if not isinstance(value, tuple)), *bins[0], *bins[1]]
-        if not all(map(math.isfinite, flat)):
-            raise InvalidInput("reliability state holds a number that is not finite")
+        if not all(map(math.isfinite, flat)) or min(values["groups"], values["weight"], values["pair_weight"]) < 0:
+            raise InvalidInput("reliability state holds a negative count or a number that is not finite")
         return cls(**values)
 
     def _shrunk(self, total: float, cold: float) -> float:
