@@ -1,0 +1,119 @@
+"""The configuration: defaults and their explanations agree, mistakes are answered in one useful line, no torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from trainer.config import DEFAULTS_FILE, Config, load, parse
+from trainer.errors import ConfigError
+
+
+def _fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, (*path, name))
+        else:
+            yield path, name
+
+
+def _drop_none(value: Any) -> Any:
+    return {k: _drop_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def test_defaults_file_equals_the_models_defaults() -> None:
+    """The TOML file states exactly what the code does; fields without a default are left out of it."""
+    assert tomllib.loads(DEFAULTS_FILE.read_text()) == _drop_none(Config().model_dump(mode="json"))
+
+
+def test_every_field_is_explained_under_its_section() -> None:
+    """Each field has a line of its own, in its section, with a comment."""
+    explained: set[tuple[tuple[str, ...], str]] = set()
+    section: tuple[str, ...] = ()
+    for line in DEFAULTS_FILE.read_text().splitlines():
+        if header := re.match(r"\[([a-z_.]+)\]", line):
+            section = tuple(header[1].split("."))
+        elif field := re.match(r"(?:# )?([a-z_]+) = [^#]+# \S.+", line):
+            explained.add((section, field[1]))
+    assert explained == set(_fields(Config))
+
+
+def test_overrides_win_over_the_file_and_read_as_toml(tmp_path: Path) -> None:
+    """Numbers, lists, booleans and bare words all work on the command line."""
+    path = tmp_path / "run.toml"
+    path.write_text("[learner]\nlr = 1e-5\nepochs = 3\n")
+    config = load(
+        path,
+        ["learner.lr=1e-3", "task.arithmetic.levels=[1, 2]", "allocator.k_init=auto", "logging.tensorboard=true"],
+    )
+    assert (config.learner.lr, config.learner.epochs) == (1e-3, 3)
+    assert config.task.arithmetic.levels == [1, 2]
+    assert config.task.options["levels"] == [1, 2]
+    assert config.allocator.k_init == "auto"
+    assert config.logging.tensorboard is True
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("learner.learning_rate=1", "learner.learning_rate: there is no such field; did you mean learner."),
+        ("learner.lr=-1", "learner.lr = -1: input should be greater than 0; the default is 0.0003"),
+        ("allocator.estimator=ppo", "allocator.estimator = 'ppo': input should be 'group_mean'"),
+        ("allocator.k_init=32", "k_init (32) must not exceed k_max (16)"),
+        ("allocator.k_init=some", "allocator.k_init = 'some'"),
+        ("task.name=jsonl", 'name = "jsonl" needs task.jsonl.path'),
+        ("optimizer.lr=1", "optimizer: there is no such field"),
+        ("lr=1", "write section.field=value, for example learner.lr=1e-3"),
+        ("learner.lr", "write section.field=value"),
+        ("run.seed.x=1", "run.seed = {'x': 1}: input should be a valid integer; the default is 0"),
+        ("run.rollouts=0", "run.rollouts = 0: input should be greater than or equal to 1; the default is 20000"),
+        ("policy.demo.kv_heads=3", "heads (4) must be a multiple of kv_heads (3)"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(override: str, told: str) -> None:
+    """The message names the field and what to write instead."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, [override])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_an_end_is_refused() -> None:
+    """Neither steps nor rollouts: said so."""
+    with pytest.raises(ConfigError, match="a run needs an end"):
+        parse({"run": {"rollouts": None}})
+
+
+def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
+    """A missing file and a file that is no TOML are told apart."""
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[learner\n")
+    with pytest.raises(ConfigError, match="is not a TOML file"):
+        load(broken)
+
+
+def test_method_names_itself_after_its_rules() -> None:
+    """Tables call a run by its name, or by estimator, rule and sizes."""
+    assert load(None, ["run.name=ours"]).method == "ours"
+    fixed = ["allocator.estimator=group_mean", "allocator.stopping=fixed", "allocator.k_init=16"]
+    assert load(None, fixed).method == "group_mean, fixed, 16"
+
+
+def test_the_command_line_needs_no_torch() -> None:
+    """Reading a configuration and asking for help imports neither torch nor transformers."""
+    code = (
+        "import sys, trainer, trainer.config, trainer.cli;"
+        "bad = {'torch', 'transformers', 'matplotlib', 'tensorboard'} & set(sys.modules);"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,90 @@
+"""The trainer's command line: reads a configuration, calls one function, prints one answer.
+
+Importable without torch: what needs it is imported inside the command that uses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.config import DEFAULTS_FILE, Config, load
+from trainer.errors import TrainerError
+
+app = typer.Typer(
+    name="trainer",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Train a policy on verifiable rewards, spending rollouts where they are worth most.
+
+    * `config` prints every setting with its default and its reason.
+    * `train` runs a training; services that are not given by URL run in this process.
+    * `report` compares finished or running trainings in one HTML file.
+    """,
+)
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file; `python -m trainer config` prints a template.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="SECTION.FIELD=VALUE", help="Change one setting; may be repeated."),
+]
+
+
+@app.command()
+def config() -> None:
+    """Print every setting with its default and what it is for, as a TOML file to start from."""
+    typer.echo(DEFAULTS_FILE.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def train(config_file: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Train a policy; the same `run.id` goes on from its last checkpoint.
+
+    With torchrun, every process runs this command and shares the learning:
+
+        torchrun --nproc-per-node 2 -m trainer train my.toml
+    """
+    settings = read(config_file, overrides)
+    from trainer.loop import run_training  # noqa: PLC0415 - needs torch
+
+    with told():
+        summary = run_training(settings)
+    if summary is not None:
+        typer.echo(f"report with: python -m trainer report {summary.directory}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, each with its metrics.jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and the PNGs.")] = Path("report"),
+    reference: Annotated[
+        str, typer.Option(help="Method whose final accuracy the others are timed to; by default group_mean's.")
+    ] = "",
+) -> None:
+    """Compare runs: one HTML file that opens offline, its plots as PNGs beside it, and a table here."""
+    from trainer.report import write_report  # noqa: PLC0415 - needs matplotlib
+
+    with told():
+        typer.echo(f"written: {write_report(runs, out, reference=reference)}")
+
+
+def read(config_file: Path | None, overrides: list[str] | None) -> Config:
+    """Return the checked configuration, or end the process with one line that says what is wrong."""
+    with told():
+        return load(config_file, overrides or ())
+
+
+class told:  # noqa: N801 - reads as a statement: `with told():`
+    """Turns the trainer's own errors into one line and exit status 2; everything else stays a traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TrainerError):
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(2) from None
