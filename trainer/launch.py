@@ -1,0 +1,148 @@
+"""Starts whatever of prior service, allocator and vLLM is not given by URL, trains, and ends what it started.
+
+Owns which servers a configuration needs and how they are wired; processes are `servers`' business, training is `loop`'s.
+A configuration that names every URL starts nothing. Where no vLLM build works on this machine, the reason is said and
+rollouts are generated in this process instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.config import Config
+from trainer.errors import ServerFailed
+from trainer.servers import ServerProcess, ServerSpec, VllmOptions, find_vllm, vllm_server
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A configuration whose servers are all up, and the processes that were started for it, by name."""
+
+    config: Config
+    processes: dict[str, ServerProcess]
+
+
+@contextmanager
+def staged(config: Config, directory: Path, model: Path, say: Say) -> Iterator[Stage]:
+    """Start the missing servers, keep their data and logs in `directory`, end them after the block.
+
+    Synchronous, because training runs in the main thread, where Ctrl-C arrives.
+
+    Raises:
+        ServerFailed: one did not start; those that did are ended.
+    """
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            yield runner.run(stack.enter_async_context(_started(config, directory, model, say)))
+        finally:
+            runner.run(stack.aclose())
+
+
+def train(config: Config, processes: int) -> None:
+    """Train in processes of their own under torchrun; the configuration travels as a file.
+
+    Raises:
+        ServerFailed: torchrun ended with an error, which it has printed.
+    """
+    path = config.run.output_dir / f"{config.run.id or 'run'}.launch.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(config.model_dump_json(indent=1))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    status = subprocess.run([*command, "-m", "trainer", "train", str(path)], check=False).returncode  # noqa: S603 - our own
+    if status:
+        raise ServerFailed(f"training under torchrun ended with status {status}; its messages are above")
+
+
+@asynccontextmanager
+async def _started(config: Config, directory: Path, model: Path, say: Say) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        crew = _Crew(directory, stack, say)
+        async with asyncio.TaskGroup() as group:
+            services = group.create_task(crew.services(config))
+            generators = group.create_task(crew.generators(config, model))
+        rollouts = config.rollouts.model_copy(update={"urls": generators.result()})
+        yield Stage(services.result().model_copy(update={"rollouts": rollouts}), crew.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """Starts servers into one exit stack, which ends them in reverse order."""
+
+    directory: Path
+    stack: AsyncExitStack
+    say: Say
+    processes: dict[str, ServerProcess] = field(default_factory=dict)
+
+    async def services(self, config: Config) -> Config:
+        """Start the prior service and the allocator on it, unless the allocator has a URL; return where they are."""
+        if config.allocator.url is not None:
+            return config
+        prior_url, prior_key = config.prior.url, config.prior.key_file
+        if prior_url is None:
+            data = self.directory / "prior"
+            prior_url, prior_key = (await self._start(prior_service(data))).url, data / "prior.key"
+        if prior_key is None:
+            raise ServerFailed("prior.url is given without prior.key_file: the allocator needs a key to ask it")
+        data = self.directory / "allocator"
+        allocator = await self._start(allocator_service(data, prior_url, prior_key))
+        return config.model_copy(
+            update={
+                "prior": config.prior.model_copy(update={"url": prior_url, "key_file": prior_key}),
+                "allocator": config.allocator.model_copy(update={"url": allocator.url, "key_file": data / "team.key"}),
+            }
+        )
+
+    async def generators(self, config: Config, model: Path) -> list[str]:
+        """Start one vLLM server, unless some are given; return the URLs, none where no build works here."""
+        if config.rollouts.urls:
+            return config.rollouts.urls
+        build = await find_vllm()
+        if build.python is None:
+            self.say(f"No vLLM here ({build.reason}); rollouts are generated in this process.")
+            return []
+        spec = vllm_server(model, build.python, VllmOptions(dtype=config.weights.dtype))
+        return [(await self._start(spec)).url]
+
+    async def _start(self, spec: ServerSpec) -> ServerProcess:
+        log = self.directory / "logs" / f"{spec.name.replace(' ', '-')}.log"
+        began = asyncio.get_running_loop().time()
+        process = await self.stack.enter_async_context(ServerProcess(spec, log=log))
+        seconds = asyncio.get_running_loop().time() - began
+        self.say(f"{spec.name} is ready at {process.url} after {seconds:.0f} s (log: {log})")
+        self.processes[spec.name] = process
+        return process
+
+
+def prior_service(data: Path) -> ServerSpec:
+    """Return how to start the embedded prior service with its files in `data`."""
+    return ServerSpec(
+        name="prior service",
+        command=(sys.executable, "-m", "services.prior_api"),
+        env={"ROLLOUT_BUDGET_PRIOR_DATA": str(data), "ROLLOUT_BUDGET_PRIOR_PORT": "{port}"},
+        ready_within_s=120.0,
+        hint="It loads a sentence encoder first; `pip install -e '.[prior]'` installs what it needs.",
+    )
+
+
+def allocator_service(data: Path, prior_url: str, prior_key: Path) -> ServerSpec:
+    """Return how to start the embedded allocator with its files in `data`, asking this prior service."""
+    return ServerSpec(
+        name="allocator",
+        command=(sys.executable, "-m", "services.allocator", "serve"),
+        env={
+            "ROLLOUT_BUDGET_ALLOCATOR_DATA": str(data),
+            "ROLLOUT_BUDGET_ALLOCATOR_PORT": "{port}",
+            "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_URL": prior_url,
+            "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_KEY": prior_key.read_text().strip(),
+        },
+        hint="`pip install -e '.[allocator]'` installs what it needs.",
+    )
