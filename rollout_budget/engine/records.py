@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rollout_budget.reliability import Reliability
-
 from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PriorSourceName, RunSpec
 
 

@@ -1,0 +1,158 @@
+"""From the core's arrays on the unit scale to answers on the caller's scale. Pure.
+
+A sample's place in its group is its place in the list that was sent; where only the first wave counts in the loss, its
+samples are the first ones sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rollout_budget.decisions import Plan
+from rollout_budget.engine.records import RunRecord
+from rollout_budget.groups import Groups, IntArray
+from rollout_budget.outcomes import FloatArray, OutcomeRange
+from rollout_budget.reliability import Reliability
+from rollout_budget.wire import Decision, Ingredients, PriorQuality, Reason, RolloutCounts, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a caller sent of one group, on its own scale: `rewards` are the outcomes where none were sent apart."""
+
+    group_id: str
+    outcomes: Sequence[float]
+    rewards: Sequence[float]
+
+    @classmethod
+    def of(cls, group_id: str, outcomes: Sequence[float], rewards: Sequence[float] | None) -> Sent:
+        """Return the same with rewards filled in."""
+        return cls(group_id, outcomes, outcomes if rewards is None else rewards)
+
+
+def to_unit(outcome_range: OutcomeRange, groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Map all outcomes of a batch to the unit scale at once.
+
+    Raises:
+        InvalidInput: one lies outside the range.
+    """
+    flat = outcome_range.to_unit([value for group in groups for value in group]).tolist()
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    return [tuple(flat[end - len(group) : end]) for group, end in zip(groups, ends, strict=True)]
+
+
+def decisions(
+    outcome_range: OutcomeRange,
+    sent: Sequence[Sent],
+    groups: Groups,
+    plan: Plan,
+    *,
+    more: Sequence[int],
+    reasons: Sequence[Reason],
+    counted: IntArray | None,
+) -> list[Decision]:
+    """Return one decision per group.
+
+    Args:
+        outcome_range: the caller's scale.
+        sent: what the caller sent, as in `groups`.
+        groups: the same on the unit scale, with priors.
+        plan: what the core made of them.
+        more: further rollouts held for each group.
+        reasons: why no more or no fewer.
+        counted: how many samples of each group, the first ones sent, have an advantage other than 0; None for all.
+    """
+    found, width = plan.baselines, outcome_range.width
+    per_sample = outcome_range.from_unit(found.per_sample)
+    rewards = np.array([value for group in sent for value in group.rewards], dtype=np.float64)
+    advantages = rewards - per_sample
+    if counted is not None:
+        place = np.arange(rewards.size) - (np.cumsum(groups.sizes) - groups.sizes)[groups.owner]
+        advantages = np.where(place < counted[groups.owner], advantages, 0.0)
+    means = outcome_range.from_unit(groups.means).tolist()
+    priors = outcome_range.from_unit(groups.prior).tolist()
+    errors = (found.standard_error * width).tolist()
+    values = outcome_range.from_unit(found.value).tolist()
+    return [
+        Decision(
+            group_id=group.group_id,
+            action="more" if more[i] else "stop",
+            more=more[i],
+            reason=reasons[i],
+            baseline=values[i],
+            weight=float(found.weight[i]),
+            trusted=bool(found.trusted[i]),
+            ingredients=Ingredients(
+                prior=priors[i],
+                mean=_known(means[i]),
+                k=int(groups.sizes[i]),
+                strength=float(found.strength[i]),
+                standard_error=_known(errors[i]),
+            ),
+            baselines=own.tolist(),
+            advantages=gains.tolist(),
+        )
+        for i, (group, own, gains) in enumerate(
+            zip(sent, groups.split(per_sample), groups.split(advantages), strict=True)
+        )
+    ]
+
+
+def repeated(decision: Decision, before: Sequence[float], now: Sequence[float], sent: Sent, counted: int) -> Decision:
+    """Return a decision again for the same outcomes, perhaps in another order.
+
+    A sample's baseline depends on its own outcome alone, so it moves with it. `counted` as in `decisions`.
+    """
+    of_sample = [0.0] * len(now)
+    for old, new in zip(_order(before), _order(now), strict=True):
+        of_sample[new] = decision.baselines[old]
+    gains = [
+        reward - baseline if place < counted else 0.0
+        for place, (reward, baseline) in enumerate(zip(sent.rewards, of_sample, strict=True))
+    ]
+    return decision.model_copy(update={"baselines": of_sample, "advantages": gains})
+
+
+def run_answer(record: RunRecord, usage: RolloutCounts) -> Run:
+    """Return a run as its owner sees it."""
+    outcome_range = record.spec.outcome_range.core()
+    return Run(
+        spec=record.spec,
+        status="finished" if record.finished else "running",
+        usage=usage,
+        prior=prior_quality(record.reliability, outcome_range),
+    )
+
+
+def prior_quality(learned: Reliability, outcome_range: OutcomeRange) -> PriorQuality:
+    """Return what was learned of a prior, squared figures on the caller's scale."""
+    brier = learned.brier
+    calibration = learned.calibration_error
+    return PriorQuality(
+        groups=learned.groups,
+        squared_prior_error=outcome_range.squared_from_unit(learned.squared_prior_error),
+        within_variance=outcome_range.squared_from_unit(learned.within_variance),
+        strength=learned.strength,
+        explained_variance=learned.explained_variance,
+        brier=None if brier is None else outcome_range.squared_from_unit(brier),
+        calibration_error=None if calibration is None else calibration * outcome_range.width,
+        rejected_share=learned.rejected_share,
+    )
+
+
+def groups_of(priors: Sequence[float], errors: Sequence[float | None], outcomes: Sequence[Sequence[float]]) -> Groups:
+    """Return groups on the unit scale; an unknown standard error is None."""
+    known: FloatArray = np.array([math.nan if error is None else error for error in errors], dtype=np.float64)
+    return Groups.of(priors, outcomes, prior_errors=known)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _order(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=values.__getitem__)

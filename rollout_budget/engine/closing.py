@@ -1,0 +1,153 @@
+"""Closing groups and ending runs: settle the ledger, keep the outcomes as evidence.
+
+Evidence enters the outbox in the transaction that settles, so it is neither lost nor doubled when a service is down;
+`deliver` carries it to the prior source afterwards, as often as it takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rollout_budget.engine.answers import to_unit
+from rollout_budget.engine.ids import evidence_id, reservation_ids
+from rollout_budget.engine.ports import Evidence, PriorSource, Store, Transaction
+from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
+from rollout_budget.errors import Conflict, InvalidInput, NotFound, ServiceError
+from rollout_budget.ledger.base import Account, Settlement
+from rollout_budget.wire import MAX_GROUPS, CloseAnswer, ClosedGroup, CloseGroup, CloseRequest, EvidenceRow
+
+
+async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> CloseAnswer:
+    """Commit what was used, release the rest, turn outcomes into evidence; a closed group is answered as before.
+
+    Raises:
+        NotFound: this team has no such run, or a group was never opened; nothing was stored.
+        Conflict: a group was closed with another count before; nothing was stored for any group.
+        InvalidInput: an outcome lies outside the range, or there are more than rollouts; nothing was stored.
+    """
+    bodies = {GroupKey(group.group_id, group.attempt): group for group in request.groups}
+    async with store.transaction() as transaction:
+        run = await transaction.run(team, run_id, lock=True)
+        records = await transaction.groups(team, run_id, list(bodies))
+        missing = next((key for key in bodies if key not in records), None)
+        if missing is not None:
+            raise NotFound(f"group {missing.group_id!r} (attempt {missing.attempt}) was never opened")
+        closing = {key: body for key, body in bodies.items() if not _closed(run, records[key], body)}
+        outcomes = _final_outcomes(run, closing, records)
+        answers = {key: record.closed for key, record in records.items() if record.closed is not None}
+        answers |= await _settle(transaction, run, closing, records, outcomes)
+    return CloseAnswer(groups=[answers[key] for key in bodies])
+
+
+async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
+    """End a run: what is open is settled as far as it was observed, the rest goes back. Ending twice changes nothing."""
+    if run.finished:
+        return run
+    records = {record.key: record for record in await transaction.open_groups(run.team, run.spec.run_id)}
+    outcomes = {key: record.outcomes for key, record in records.items()}
+    bodies = {
+        key: CloseGroup(group_id=key.group_id, attempt=key.attempt, used=len(seen)) for key, seen in outcomes.items()
+    }
+    await _settle(transaction, run, bodies, records, outcomes)
+    ended = replace(run, finished=True)
+    await transaction.save_run(ended)
+    return ended
+
+
+async def deliver(store: Store, priors: PriorSource) -> int:
+    """Carry waiting evidence to the prior source, oldest first; return how many rows went. What fails stays."""
+    delivered = 0
+    while True:
+        async with store.transaction() as transaction:
+            waiting = await transaction.pending_evidence(MAX_GROUPS)
+        done = await _hand_over(priors, waiting)
+        if done:
+            async with store.transaction() as transaction:
+                await transaction.evidence_delivered(done)
+        delivered += len(done)
+        if len(done) < len(waiting) or not waiting:
+            return delivered
+
+
+def _closed(run: RunRecord, record: GroupRecord, body: CloseGroup) -> bool:
+    """Whether a group is closed already, with this count. One that the end of its run closed stays as it is."""
+    if record.closed is None:
+        return False
+    before = record.closed.committed + record.closed.overage
+    if before != body.used and not run.finished:
+        raise Conflict(f"group {record.key.group_id!r} was closed with {before} rollouts before, not {body.used}")
+    return True
+
+
+def _final_outcomes(
+    run: RunRecord, bodies: Mapping[GroupKey, CloseGroup], records: Mapping[GroupKey, GroupRecord]
+) -> dict[GroupKey, tuple[float, ...]]:
+    sent = [body.outcomes or () for body in bodies.values()]
+    units = to_unit(run.spec.outcome_range.core(), sent)
+    final = {
+        key: records[key].outcomes if body.outcomes is None else unit
+        for (key, body), unit in zip(bodies.items(), units, strict=True)
+    }
+    for key, outcomes in final.items():
+        if len(outcomes) > bodies[key].used:
+            raise InvalidInput(f"group {key.group_id!r}: {len(outcomes)} outcomes of {bodies[key].used} rollouts")
+    return final
+
+
+async def _settle(
+    transaction: Transaction,
+    run: RunRecord,
+    bodies: Mapping[GroupKey, CloseGroup],
+    records: Mapping[GroupKey, GroupRecord],
+    outcomes: Mapping[GroupKey, Sequence[float]],
+) -> dict[GroupKey, ClosedGroup]:
+    run_id = run.spec.run_id
+    settlements = [
+        Settlement(
+            reservations=reservation_ids(run_id, key, len(records[key].grants)),
+            used=body.used,
+            reference=0 if body.discard or not body.used else run.spec.reference_group_size,
+            tokens=body.tokens or 0,
+            seconds=body.seconds or 0.0,
+        )
+        for key, body in bodies.items()
+    ]
+    settled = await transaction.ledger.settle(Account(run.team, run_id), settlements)
+    closed = {
+        key: ClosedGroup(group_id=key.group_id, committed=line.committed, released=line.released, overage=line.overage)
+        for key, line in zip(bodies, settled, strict=True)
+    }
+    ended = [replace(records[key], closed=answer) for key, answer in closed.items()]
+    await transaction.save_groups(run.team, run_id, ended)
+    kept = [key for key, body in bodies.items() if outcomes[key] and not body.discard]
+    await transaction.queue_evidence([_evidence(run, records[key], outcomes[key]) for key in kept])
+    return closed
+
+
+def _evidence(run: RunRecord, record: GroupRecord, outcomes: Sequence[float]) -> Evidence:
+    identity = evidence_id(run.team, run.spec.run_id, record.key)
+    row = EvidenceRow(
+        id=identity,
+        key=record.prompt_key,
+        version=record.policy_version,
+        successes=math.fsum(outcomes),
+        trials=len(outcomes),
+    )
+    return Evidence(identity, run.team, record.policy, row)
+
+
+async def _hand_over(priors: PriorSource, waiting: Sequence[Evidence]) -> list[str]:
+    """Return the ids of what the prior source took."""
+    batches: dict[tuple[str, str], list[Evidence]] = {}
+    for item in waiting:
+        batches.setdefault((item.team, item.policy), []).append(item)
+    done: list[str] = []
+    for (team, policy), batch in batches.items():
+        try:
+            await priors.add_evidence(team, policy, [item.row for item in batch])
+        except ServiceError:
+            continue  # it stays in the outbox and is tried again at the next delivery
+        done += [item.id for item in batch]
+    return done

@@ -1,0 +1,192 @@
+"""The allocator's protocol, once: runs, groups, decisions, budgets. The service and the in-process allocator are this.
+
+Owns the order of things: what happens in which transaction, and what is asked of whom. Decisions are the core's
+(`decisions`), budgets the ledger's, storage and priors stand behind the two ports. Every call is one transaction at
+its end; one that raises leaves nothing behind. Calls about one run take turns on its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rollout_budget.engine import closing, observing, opening, stateless, waves
+from rollout_budget.engine.answers import run_answer
+from rollout_budget.engine.ids import fingerprint
+from rollout_budget.engine.ports import PriorSource, Store, Transaction
+from rollout_budget.engine.records import RunRecord
+from rollout_budget.errors import Conflict, NotFound
+from rollout_budget.ledger.base import Account, Discrepancy
+from rollout_budget.reliability import Reliability
+from rollout_budget.wire import (
+    BaselinesAnswer,
+    BaselinesRequest,
+    BudgetView,
+    CloseAnswer,
+    CloseRequest,
+    DecideAnswer,
+    DecideRequest,
+    Dimension,
+    GroupBaselines,
+    HeartbeatAnswer,
+    ObserveAnswer,
+    ObserveRequest,
+    OpenAnswer,
+    OpenRequest,
+    ReservationView,
+    RolloutCounts,
+    Run,
+    RunPatch,
+    RunSpec,
+    TeamLimits,
+    UsageAnswer,
+)
+
+
+class Engine:
+    """The whole protocol over a store and a source of priors."""
+
+    def __init__(self, store: Store, priors: PriorSource) -> None:
+        self._store = store
+        self._priors = priors
+
+    async def create_run(self, team: str, spec: RunSpec) -> Run:
+        """Declare a run; the same body again returns the run as it stands, patches included.
+
+        Raises:
+            Conflict: the id was declared with another body before.
+        """
+        new = RunRecord(team, spec, Reliability(), fingerprint=fingerprint(spec))
+        async with self._store.transaction() as transaction:
+            record = await transaction.add_run(new)
+            if record.fingerprint != new.fingerprint:
+                raise Conflict(f"run {spec.run_id!r} was declared with another body before")
+            await transaction.ledger.open_account(Account(team, spec.run_id), record.spec.limits)
+            return await _run_answer(transaction, record)
+
+    async def get_run(self, team: str, run_id: str) -> Run:
+        """Return a run with what it has used and learned.
+
+        Raises:
+            NotFound: this team has no such run; so raise all methods that take a run.
+        """
+        async with self._store.transaction() as transaction:
+            return await _run_answer(transaction, await transaction.run(team, run_id))
+
+    async def patch_run(self, team: str, run_id: str, patch: RunPatch) -> Run:
+        """Change price or limits; lowering a limit below use stops new grants only."""
+        changes = {name: value for name in patch.model_fields_set if (value := getattr(patch, name)) is not None}
+        async with self._store.transaction() as transaction:
+            record = await transaction.run(team, run_id, lock=True)
+            spec = record.spec.model_copy(update=changes)
+            patched = RunRecord(team, spec, record.reliability, record.finished, record.fingerprint)
+            await transaction.save_run(patched)
+            await transaction.ledger.open_account(Account(team, run_id), spec.limits)
+            return await _run_answer(transaction, patched)
+
+    async def finish_run(self, team: str, run_id: str) -> Run:
+        """End a run: open groups are settled as observed, the rest of their grants goes back."""
+        async with self._store.transaction() as transaction:
+            record = await closing.finish(transaction, await transaction.run(team, run_id, lock=True))
+            return await _run_answer(transaction, record)
+
+    async def open(self, team: str, run_id: str, request: OpenRequest) -> OpenAnswer:
+        """Open groups: frozen priors and first grants (see `opening`)."""
+        return await opening.open_groups(self._store, self._priors, team, run_id, request)
+
+    async def observe(self, team: str, run_id: str, request: ObserveRequest) -> ObserveAnswer:
+        """Decide about groups from all their outcomes so far (see `observing`)."""
+        return await observing.observe(self._store, team, run_id, request)
+
+    async def close(self, team: str, run_id: str, request: CloseRequest) -> CloseAnswer:
+        """Settle groups and queue their evidence (see `closing`)."""
+        return await closing.close(self._store, team, run_id, request)
+
+    async def heartbeat(self, team: str, run_id: str) -> HeartbeatAnswer:
+        """Renew the leases of all open groups of a run, each for as long as it was opened for."""
+        async with self._store.transaction() as transaction:
+            await transaction.run(team, run_id)
+            records = await transaction.open_groups(team, run_id)
+            return HeartbeatAnswer(renewed=await waves.renew(transaction.ledger, Account(team, run_id), records))
+
+    async def baselines(self, team: str, run_id: str, request: BaselinesRequest) -> BaselinesAnswer:
+        """Return the last decision of groups by id, of their highest attempt; without outcomes it is the prior.
+
+        Raises:
+            NotFound: a group was never opened; the message names it.
+        """
+        async with self._store.transaction() as transaction:
+            await transaction.run(team, run_id)
+            records = await transaction.latest_groups(team, run_id, request.group_ids)
+        missing = next((group_id for group_id in request.group_ids if group_id not in records), None)
+        if missing is not None:
+            raise NotFound(f"group {missing!r} was never opened")
+        found = [records[group_id] for group_id in request.group_ids]
+        return BaselinesAnswer(
+            groups=[
+                GroupBaselines(group_id=record.key.group_id, baseline=record.opened.prior, baselines=[], advantages=[])
+                if (decision := record.decision) is None
+                else GroupBaselines(
+                    group_id=decision.group_id,
+                    baseline=decision.baseline,
+                    baselines=decision.baselines,
+                    advantages=decision.advantages,
+                )
+                for record in found
+            ]
+        )
+
+    async def decide(self, request: DecideRequest) -> DecideAnswer:
+        """Decide without a run and without a ledger (see `stateless`)."""
+        return stateless.decide(request)
+
+    async def budget(self, team: str) -> BudgetView:
+        """Return a team's limits and counters."""
+        async with self._store.transaction() as transaction:
+            return await transaction.ledger.budget(team)
+
+    async def usage(self, team: str, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
+        """Return a team's usage, grouped by these dimensions."""
+        async with self._store.transaction() as transaction:
+            return UsageAnswer(rows=await transaction.ledger.usage(team, by))
+
+    async def reservation(self, team: str, reservation_id: str) -> ReservationView:
+        """Return what became of a grant.
+
+        Raises:
+            NotFound: this team has none of that id.
+        """
+        async with self._store.transaction() as transaction:
+            found = await transaction.ledger.reservation(team, reservation_id)
+        return ReservationView(
+            reservation_id=found.id,
+            run_id=found.account.run,
+            rollouts=found.rollouts,
+            used=found.used,
+            state=found.state,
+            expires_in_s=found.expires_in_s,
+        )
+
+    async def set_team_limits(self, team: str, limits: TeamLimits) -> BudgetView:
+        """Set a team's limits; lower than what is used already is legal and stops new grants only."""
+        async with self._store.transaction() as transaction:
+            await transaction.ledger.set_team_limits(team, limits)
+            return await transaction.ledger.budget(team)
+
+    async def expire(self) -> int:
+        """Give back every hold whose lease has ended; return how many rollouts. Refusals do so by themselves."""
+        async with self._store.transaction() as transaction:
+            return await transaction.ledger.expire()
+
+    async def audit(self) -> list[Discrepancy]:
+        """Recompute the ledger's counters from its entries; accounts that differ get no grants."""
+        async with self._store.transaction() as transaction:
+            return await transaction.ledger.audit()
+
+    async def deliver_evidence(self) -> int:
+        """Carry waiting evidence to the prior source; return how many rows went. What fails stays for the next time."""
+        return await closing.deliver(self._store, self._priors)
+
+
+async def _run_answer(transaction: Transaction, record: RunRecord) -> Run:
+    rows = await transaction.ledger.usage(record.team, ("run",), run=record.spec.run_id)
+    return run_answer(record, rows[0].counts if rows else RolloutCounts())

@@ -1,0 +1,95 @@
+"""What a batch of groups should draw next, and the rollouts held for it in the ledger.
+
+Owns the joint of decisions and ledger: under a cap rollouts go where they are worth most. A limit per step needs one
+reservation per step; steps are served in order, so that an older step is not starved by a newer one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rollout_budget import allocation, decisions
+from rollout_budget.decisions import Plan, Rules
+from rollout_budget.engine.ids import reservation_ids
+from rollout_budget.engine.records import GroupRecord
+from rollout_budget.groups import Groups, IntArray
+from rollout_budget.ledger.base import Account, Ask, Ledger, Share
+from rollout_budget.reliability import Reliability
+from rollout_budget.stopping import Worth
+from rollout_budget.wire import Reason
+
+Terms = tuple[int, float]
+"""Step (-1 for none) and lease in seconds: what the asks of one reservation call have in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A hold that one group of a batch asks for; `index` is its place in the plan."""
+
+    index: int
+    reservation: str
+    rollouts: int
+    step: int | None
+    lease_s: float
+
+
+def plan(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
+    """Plan the next wave of every group; one without outcomes plans its first."""
+    following = decisions.next_wave(rules, groups, reliability)
+    if groups.sizes.all():
+        return following
+    first = decisions.first_wave(rules, groups, reliability)
+    return replace(following, wanted=np.where(groups.sizes == 0, first.wanted, following.wanted))
+
+
+def reasons(groups: Groups, planned: Plan, more: Sequence[int], k_max: int) -> list[Reason]:
+    """Return why each group draws `more` rollouts, no more and no fewer."""
+    return [
+        _reason(size, wanted, granted, k_max)
+        for size, wanted, granted in zip(groups.sizes.tolist(), planned.wanted.tolist(), more, strict=True)
+    ]
+
+
+def beyond(worth: Worth, held: IntArray) -> Worth:
+    """Return the curves from where `held` further rollouts per group are drawn already."""
+    return replace(worth, size=worth.size + held, most=np.maximum(worth.most - held, 0))
+
+
+async def hold(ledger: Ledger, account: Account, wishes: Sequence[Wish], worth: Worth) -> dict[int, int]:
+    """Reserve what the groups of a batch wish for; return the grant of each, by its place in the plan."""
+    batches: dict[Terms, list[Wish]] = {}
+    for wish in wishes:
+        batches.setdefault((-1 if wish.step is None else wish.step, wish.lease_s), []).append(wish)
+    granted: dict[int, int] = {}
+    for (_, lease_s), batch in sorted(batches.items(), key=operator.itemgetter(0)):
+        asks = [Ask(wish.reservation, wish.rollouts, wish.step) for wish in batch]
+        answers = await ledger.reserve(account, asks, lease_s, _by_worth(worth, batch))
+        granted |= {wish.index: answer.rollouts for wish, answer in zip(batch, answers, strict=True)}
+    return granted
+
+
+def _by_worth(worth: Worth, batch: Sequence[Wish]) -> Share:
+    places = np.array([wish.index for wish in batch], dtype=np.int64)
+    wanted = np.array([wish.rollouts for wish in batch], dtype=np.int64)
+    curves = replace(worth, scale=worth.scale[places], size=worth.size[places], most=worth.most[places])
+    return lambda left: allocation.share(curves, wanted, left).tolist()
+
+
+async def renew(ledger: Ledger, account: Account, records: Sequence[GroupRecord]) -> int:
+    """Renew the leases of these groups, each for as long as it was opened for; return how many were held."""
+    by_lease: dict[float, list[str]] = {}
+    for record in records:
+        by_lease.setdefault(record.lease_s, []).extend(reservation_ids(account.run, record.key, len(record.grants)))
+    return sum([await ledger.renew(account, lease_s, ids) for lease_s, ids in by_lease.items()])
+
+
+def _reason(size: int, wanted: int, more: int, k_max: int) -> Reason:
+    if more:
+        return "worth_above_price" if size else "first_wave"
+    if wanted:
+        return "budget_exhausted"
+    return "k_max" if size >= k_max else "worth_below_price"

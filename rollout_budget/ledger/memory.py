@@ -1,0 +1,93 @@
+"""A ledger in this process's memory: the pure rules of `core` with a clock and an append-only record around them.
+
+Owns the clock and the entries; decides nothing. Not for several processes, and gone when this one ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from rollout_budget.ledger import core
+from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
+from rollout_budget.ledger.books import Books, Entry, usage_rows
+from rollout_budget.wire import BudgetView, Dimension, RunLimits, TeamLimits, UsageRow
+
+Clock = Callable[[], float]
+"""Seconds since the epoch; never runs backwards."""
+
+Answer = TypeVar("Answer")
+
+
+def steady_clock() -> Clock:
+    """Return a clock that reads the wall once and then only the monotonic clock: setting the wall moves no lease."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+class MemoryLedger:
+    """Obeys `Ledger`. `savepoint` and `rollback` are for whoever runs transactions around it."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._now = clock or steady_clock()
+        self._books = Books()
+        self._entries: list[Entry] = []
+
+    def savepoint(self) -> tuple[Books, int]:
+        """Return what `rollback` needs to come back to this moment."""
+        return self._books, len(self._entries)
+
+    def rollback(self, savepoint: tuple[Books, int]) -> None:
+        """Undo everything since `savepoint`."""
+        self._books, length = savepoint
+        del self._entries[length:]
+
+    async def open_account(self, account: Account, limits: RunLimits) -> None:
+        """See `Ledger`."""
+        self._books = core.open_account(self._books, account, limits)
+
+    async def set_team_limits(self, team: str, limits: TeamLimits) -> None:
+        """See `Ledger`."""
+        self._books = core.set_team_limits(self._books, team, limits)
+
+    async def reserve(self, account: Account, asks: Sequence[Ask], lease_s: float, share: Share) -> list[Reservation]:
+        """See `Ledger`."""
+        return self._take(core.reserve(self._books, account, asks, lease_s, share, now=self._now()))
+
+    async def settle(self, account: Account, settlements: Sequence[Settlement]) -> list[Settled]:
+        """See `Ledger`."""
+        return self._take(core.settle(self._books, account, settlements, now=self._now()))
+
+    async def renew(self, account: Account, lease_s: float, ids: Sequence[str] | None = None) -> int:
+        """See `Ledger`."""
+        return self._take(core.renew(self._books, account, lease_s, ids, now=self._now()))
+
+    async def expire(self, account: Account | None = None) -> int:
+        """See `Ledger`."""
+        return self._take(core.expire(self._books, account, now=self._now()))
+
+    async def available(self, account: Account, step: int | None = None) -> int | None:
+        """See `Ledger`."""
+        return core.available(self._books, account, step, now=self._now())
+
+    async def reservation(self, team: str, reservation_id: str) -> Reservation:
+        """See `Ledger`."""
+        return core.reservation(self._books, team, reservation_id, now=self._now())
+
+    async def budget(self, team: str) -> BudgetView:
+        """See `Ledger`."""
+        return core.budget(self._books, team, now=self._now())
+
+    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
+        """See `Ledger`."""
+        return usage_rows(self._books, team, by, run)
+
+    async def audit(self) -> list[Discrepancy]:
+        """See `Ledger`."""
+        return self._take(core.audit(self._books, self._entries))
+
+    def _take(self, step: core.Step[Answer]) -> Answer:
+        self._books = step.books
+        self._entries.extend(step.entries)
+        return step.answer
