@@ -25,6 +25,7 @@ from rollout_budget.errors import (
     NotFound,
     OutcomeUnknown,
     RolloutBudgetError,
+    RunFinished,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -50,7 +51,8 @@ SHOWN_IDS = 5
 AGAIN = "The same request may be sent again at any time; it takes effect once."
 
 BY_CODE: dict[str, type[RolloutBudgetError]] = {
-    error.code: error for error in (InvalidInput, Conflict, NotFound, Unauthorized, Unavailable, OutcomeUnknown)
+    error.code: error
+    for error in (InvalidInput, Conflict, RunFinished, NotFound, Unauthorized, Unavailable, OutcomeUnknown)
 }
 BY_STATUS: dict[int, type[RolloutBudgetError]] = {
     400: InvalidInput,
@@ -169,7 +171,8 @@ def transport_failure(call: Call[A], error: httpx.TransportError) -> Failure:
     """Judge an attempt that ended without an answer."""
     sent = not isinstance(error, NEVER_SENT)
     what = "sent, but no whole answer came" if sent else "no connection"
-    unavailable = Unavailable(f"{call.method} {call.path}: {what} ({type(error).__name__}: {error})")
+    where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
+    unavailable = Unavailable(f"{call.method} {call.path} at {where}: {what} ({type(error).__name__}: {error})")
     return Failure(unavailable, again=True, perhaps_done=sent)
 
 

@@ -1,0 +1,126 @@
+"""What is decided while the allocator is away: the run's own rules, in this process, with a bounded spend. Pure.
+
+A group that opens now gets the first wave of its run's rules (`k_init` rollouts, or as many as `auto` finds worth their
+price); a group that is open finishes what it holds. No group gets more: nobody keeps the budget meanwhile. Baselines
+and advantages are those of the run's estimator, from the frozen prior of the group (for groups opened now the caller's
+own, or else the run's running mean) and from what this process has seen of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rollout_budget.client.journal import Entry, Recent
+from rollout_budget.decisions import Rules, first_wave
+from rollout_budget.engine.opening import UNKNOWN_MEAN
+from rollout_budget.engine.stateless import decide
+from rollout_budget.groups import Groups
+from rollout_budget.reliability import Reliability
+from rollout_budget.wire import (
+    DecideGroup,
+    DecideRequest,
+    Decision,
+    DecisionSettings,
+    ObserveGroup,
+    OpenedGroup,
+    OpenGroup,
+    RunSpec,
+    SuppliedPrior,
+)
+
+REASON = "local_fallback"
+SMALLEST_VARIANCE = 1e-12
+"""Stands in for a within-group variance of 0, unit scale, where a positive one must be stated."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What this process has seen of one run.
+
+    Attributes:
+        spec: the run as declared.
+        reliability: learned from every group that was closed here, with its first wave.
+        decisions: the last decision of recent groups, for `baselines`.
+    """
+
+    spec: RunSpec
+    reliability: Reliability = field(default_factory=Reliability)
+    decisions: Recent[str, Decision] = field(default_factory=Recent)
+
+    def open(self, opening: Sequence[OpenGroup], lease_s: float) -> list[OpenedGroup]:
+        """Grant the first wave of each group.
+
+        Raises:
+            InvalidInput: a caller's prior lies outside the outcome range.
+        """
+        priors = [group.prior or self._running_mean() for group in opening]
+        outcome_range = self.spec.outcome_range.core()
+        groups = Groups.of([prior.value for prior in priors], [[] for _ in priors], outcome_range=outcome_range)
+        grants = first_wave(Rules.of(self.spec), groups, self.reliability).wanted.tolist()
+        return [
+            OpenedGroup(
+                group_id=group.group_id,
+                attempt=group.attempt,
+                prior=prior.value,
+                standard_error=prior.standard_error,
+                prior_source="running_mean" if group.prior is None else "caller",
+                evidence_version=0,
+                grant=grant,
+                reason=REASON,
+                lease_s=lease_s,
+            )
+            for group, prior, grant in zip(opening, priors, grants, strict=True)
+        ]
+
+    def decide(self, groups: Sequence[tuple[Entry, ObserveGroup]]) -> list[Decision]:
+        """Give the baselines and advantages of groups that end with what they have drawn.
+
+        Raises:
+            InvalidInput: an outcome lies outside the range.
+        """
+        outcome_range = self.spec.outcome_range.core()
+        question = DecideRequest(
+            **{name: getattr(self.spec, name) for name in DecisionSettings.model_fields},
+            groups=[
+                DecideGroup(
+                    group_id=seen.group_id, prior=self._frozen(entry), outcomes=seen.outcomes, rewards=seen.rewards
+                )
+                for entry, seen in groups
+            ],
+            squared_prior_error=outcome_range.squared_from_unit(self.reliability.squared_prior_error),
+            within_variance=outcome_range.squared_from_unit(max(self.reliability.within_variance, SMALLEST_VARIANCE)),
+            budget=0,
+        )
+        return [decision.model_copy(update={"reason": REASON}) for decision in decide(question).groups]
+
+    def learn(self, closed: Iterable[Entry]) -> None:
+        """Take in groups that were closed: each once, with its prior and the outcomes of its first wave."""
+        scored = [
+            (entry.opened, outcomes) for entry in closed if entry.opened is not None and (outcomes := _final(entry))
+        ]
+        if scored:
+            priors = [opened.prior for opened, _ in scored]
+            first = [outcomes[: opened.grant] for opened, outcomes in scored]
+            groups = Groups.of(priors, first, outcome_range=self.spec.outcome_range.core())
+            self.reliability = self.reliability.update(groups)
+
+    def _frozen(self, entry: Entry) -> SuppliedPrior:
+        if entry.opened is None:
+            return self._running_mean()
+        return SuppliedPrior(value=entry.opened.prior, standard_error=entry.opened.standard_error)
+
+    def _running_mean(self) -> SuppliedPrior:
+        """Return the mean outcome of the run, or the middle of its range before the first."""
+        learned = self.reliability.running_mean
+        mean = UNKNOWN_MEAN if learned is None else min(max(learned, 0.0), 1.0)
+        return SuppliedPrior(value=float(self.spec.outcome_range.core().from_unit(mean)))
+
+
+def _final(entry: Entry) -> list[float]:
+    """Return the outcomes that a group was closed with; none where they are discarded or were never seen here."""
+    if entry.closing is None or entry.closing.discard:
+        return []
+    if entry.closing.outcomes is not None:
+        return entry.closing.outcomes
+    return entry.observed.outcomes if entry.observed is not None else []
