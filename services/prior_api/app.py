@@ -1,0 +1,86 @@
+"""Puts the prior service together; the one place where its parts learn of each other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
+from fastapi import FastAPI
+
+from rollout_budget.errors import Unavailable
+from services.kit import database, http, problems
+from services.prior_api import endpoints
+from services.prior_api.auth import Door
+from services.prior_api.batching import Batcher
+from services.prior_api.encoder import ENCODERS, Encoder
+from services.prior_api.features import SqlFeatureCache
+from services.prior_api.fits import Fits
+from services.prior_api.heads import GaussianProcess
+from services.prior_api.metrics import Metrics
+from services.prior_api.repository import Repository
+from services.prior_api.service import PriorService
+from services.prior_api.settings import Settings
+
+DESCRIPTION = "Evidence in, predicted success rates with standard errors out. Unit scale throughout."
+
+
+def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
+    """Return the application; `encoder` replaces the one that the settings name."""
+    encoder = encoder or ENCODERS[settings.encoder](settings.threads)
+    metrics = Metrics()
+    repository = Repository(database.connect(settings.database))
+    batcher = Batcher(
+        encoder,
+        metrics,
+        max_batch=settings.encoder_max_batch,
+        max_wait_s=settings.encoder_max_wait_s,
+        max_queue=settings.encoder_max_queue,
+    )
+    features = SqlFeatureCache(repository, encoder, batcher, metrics)
+    fits = Fits(
+        repository,
+        features,
+        GaussianProcess(encoder.width),
+        metrics,
+        max_rows=settings.max_rows,
+        refit_interval_s=settings.refit_interval_s,
+        encode_wait_s=settings.encode_wait_s,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        with threadpoolctl.threadpool_limits(settings.threads):
+            await repository.create_tables()
+            batcher.start()
+            yield
+            await features.stop()
+            await batcher.stop()
+            fits.stop()
+            await repository.dispose()
+
+    async def ready() -> str | None:
+        if batcher.state != "ready":
+            return f"encoder: {batcher.state}"
+        try:
+            async with repository.begin() as transaction:
+                await transaction.evidence_version("")
+        except Unavailable as error:
+            return str(error)
+        return None
+
+    app = FastAPI(
+        title="rollout-budget prior service",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.door = Door(settings)
+    app.state.service = PriorService(
+        repository, features, fits, metrics, encoder=lambda: batcher.state, encode_wait_s=settings.encode_wait_s
+    )
+    problems.install(app)
+    http.install(app, registry=metrics.registry, ready=ready)
+    app.include_router(endpoints.router)
+    return app

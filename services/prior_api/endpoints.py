@@ -1,0 +1,69 @@
+"""Routes of `/v1`: HTTP in, use case, HTTP out. Nothing else happens here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+
+from rollout_budget.wire import (
+    EvidenceAnswer,
+    EvidenceRequest,
+    PoliciesAnswer,
+    PolicyView,
+    PromptsAnswer,
+    PromptsRequest,
+    ValuesAnswer,
+    ValuesRequest,
+)
+from rollout_budget.wire.common import Identifier
+from services.kit import problems
+from services.prior_api.auth import Team
+from services.prior_api.service import PriorService
+
+router = APIRouter(prefix="/v1", responses=problems.documented(401, 413, 422, 503))
+
+
+def _service(request: Request) -> PriorService:
+    service: PriorService = request.app.state.service
+    return service
+
+
+Service = Annotated[PriorService, Depends(_service)]
+PolicyName = Annotated[Identifier, Path(description="Name of a policy; slashes are part of it.")]
+
+
+@router.post("/values", operation_id="values", tags=["values"], summary="Predict success rates")
+async def values(body: ValuesRequest, team: Team, service: Service) -> ValuesAnswer:
+    """One value with its standard error per prompt, from the evidence that the team may learn from."""
+    return await service.values(team, body)
+
+
+@router.post("/prompts", operation_id="add_prompts", tags=["values"], summary="Register texts ahead")
+async def add_prompts(body: PromptsRequest, team: Team, service: Service) -> PromptsAnswer:
+    """Texts are stored at once and encoded in the background; the same call again says how many are done."""
+    return await service.add_prompts(team, body.prompts)
+
+
+@router.post("/policies/{policy:path}/evidence", operation_id="add_evidence", tags=["evidence"], summary="Add outcomes")
+async def add_evidence(policy: PolicyName, body: EvidenceRequest, team: Team, service: Service) -> EvidenceAnswer:
+    """Append-only and idempotent by row id; the order of receipt does not matter. All rows are stored or none."""
+    return await service.add_evidence(team, policy, body)
+
+
+@router.get("/policies", operation_id="list_policies", tags=["evidence"], summary="List policies")
+async def list_policies(team: Team, service: Service) -> PoliciesAnswer:
+    """The team's own policies, each with its newest version."""
+    return PoliciesAnswer(policies=await service.policies(team))
+
+
+@router.get(
+    "/policies/{policy:path}",
+    operation_id="get_policy",
+    tags=["evidence"],
+    summary="Show a policy",
+    responses=problems.documented(404),
+)
+async def get_policy(policy: PolicyName, team: Team, service: Service) -> PolicyView:
+    """Evidence by version, and how good the values were that had been given before it came."""
+    return await service.policy(team, policy)

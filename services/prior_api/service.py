@@ -1,0 +1,214 @@
+"""Use cases of the prior service: values, evidence, prompts, policies. Commits nothing itself; holds no mathematics.
+
+A value never fails for want of knowledge. Where the Gaussian process cannot be fitted the prompt's own history answers,
+which is the running mean for prompts without one; a prompt without features is judged by its identity alone. Each time
+the answer says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from rollout_budget.errors import Conflict
+from rollout_budget.wire import (
+    EvidenceAnswer,
+    EvidenceRequest,
+    PolicyView,
+    Prompt,
+    PromptsAnswer,
+    Value,
+    ValuesAnswer,
+    ValuesRequest,
+)
+from services.prior_api.features import FeatureCache
+from services.prior_api.fits import Fits
+from services.prior_api.heads import CONTROLS, Predictor, Question
+from services.prior_api.metrics import Metrics
+from services.prior_api.quality import levels_of, quality
+from services.prior_api.records import Cell, Policy, Text
+from services.prior_api.repository import Repository, Transaction
+
+NEAR_LEVELS = 64
+"""Versions that the running mean looks at: further ones have no weight left."""
+LISTED_POLICIES = 256
+LISTED_VERSIONS = 1024
+"""Most policies in a list and most versions of one policy: the newest."""
+
+_log = structlog.get_logger(__name__)
+
+
+class PriorService:
+    """One instance per application."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        features: FeatureCache,
+        fits: Fits,
+        metrics: Metrics,
+        *,
+        encoder: Callable[[], str],
+        encode_wait_s: float,
+    ) -> None:
+        self._repository, self._features, self._fits, self._metrics = repository, features, fits, metrics
+        self._encoder = encoder
+        self._encode_wait_s = encode_wait_s
+
+    async def values(self, team: str, request: ValuesRequest) -> ValuesAnswer:
+        """Predict success rates, and remember what was said so that evidence can score it.
+
+        Raises:
+            Conflict: a key is registered with another text.
+            Unavailable: the database did not answer.
+        """
+        keys = [prompt.key for prompt in request.prompts]
+        async with self._repository.begin() as transaction:
+            await transaction.register(team, texts_of(request.prompts))
+            hashes = await transaction.prompt_hashes(team, set(keys))
+            evidence_version = await transaction.evidence_version(team)
+            question = await self._question(transaction, team, request, hashes)
+        detail = ""
+        if request.model in CONTROLS:
+            predictor, used = CONTROLS[request.model], evidence_version
+        else:
+            question.features.update(await self._features.get(set(hashes.values()), wait_s=self._encode_wait_s))
+            detail = self._shortfall(keys, hashes, question)
+            predictor, used, failure = await self._fitted(team, evidence_version)
+            detail = failure or detail
+        predictions = await self._fits.answer(predictor, question)
+        values = [
+            Value(
+                key=key,
+                value=float(predictions.values[place]),
+                standard_error=float(predictions.standard_errors[place]),
+                evidence_count=sum(cell.rows for cell in question.histories[place]),
+            )
+            for place, key in enumerate(keys)
+        ]
+        async with self._repository.begin() as transaction:
+            given = {value.key: value.value for value in values}
+            await transaction.give(team, request.policy, request.version, given)
+        self._metrics.values.labels(predictor.name, str(bool(detail)).lower()).inc(len(values))
+        return ValuesAnswer(
+            values=values,
+            model=predictor.name,
+            model_version=predictor.version,
+            evidence_version=used,
+            degraded=bool(detail),
+            detail=detail,
+        )
+
+    async def _question(
+        self, transaction: Transaction, team: str, request: ValuesRequest, hashes: dict[str, str]
+    ) -> Question:
+        owner = Policy(team, request.policy, "private", 0)
+        keys = [prompt.key for prompt in request.prompts]
+        histories: dict[str, list[Cell]] = defaultdict(list)
+        for cell in await transaction.cells(owner, keys=sorted(set(keys))):
+            histories[cell.key].append(cell)
+        return Question(
+            owner=(team, request.policy),
+            version=request.version,
+            identities=[Cell(team, request.policy, key, hashes.get(key), 0, 0.0, 0, 0).identity for key in keys],
+            features={},
+            histories=[histories[key] for key in keys],
+            levels=await transaction.levels(team, request.policy, near=request.version, most=NEAR_LEVELS),
+        )
+
+    def _shortfall(self, keys: Sequence[str], hashes: dict[str, str], question: Question) -> str:
+        textless = sum(key not in hashes for key in keys)
+        featureless = sum(identity not in question.features for identity in question.identities) - textless
+        parts = []
+        if textless:
+            parts.append(f"{textless} of {len(keys)} prompts have no text")
+        if featureless:
+            parts.append(f"features of {featureless} of {len(keys)} prompts are not there (encoder: {self._encoder()})")
+        return "; ".join(parts) + ": judged by their identity alone" if parts else ""
+
+    async def _fitted(self, team: str, evidence_version: int) -> tuple[Predictor, int, str]:
+        try:
+            predictor, used = await self._fits.get(team, evidence_version)
+        except ArithmeticError as error:
+            _log.warning("no fit", error=str(error))
+            return CONTROLS["history"], evidence_version, f"no fit of the Gaussian process: {error}"
+        return predictor, used, ""
+
+    async def add_evidence(self, team: str, policy: str, request: EvidenceRequest) -> EvidenceAnswer:
+        """Append evidence; all of a request or, if it raises, nothing of it.
+
+        Raises:
+            Conflict: an id, a prompt key or the policy was stated before with another body, text or scope.
+            Unavailable: the database did not answer.
+        """
+        async with self._repository.begin() as transaction:
+            await transaction.lock_policy(team, policy, request.scope, time.time())
+            await transaction.register(team, texts_of(request.prompts))
+            new = await transaction.add_evidence(team, policy, request.rows)
+            await transaction.add_levels(team, policy, levels_of(new))
+            evidence_version = await transaction.evidence_version(team)
+        repeated = len(request.rows) - len(new)
+        self._metrics.evidence.labels("stored").inc(len(new))
+        self._metrics.evidence.labels("repeated").inc(repeated)
+        return EvidenceAnswer(stored=len(new), repeated=repeated, evidence_version=evidence_version)
+
+    async def add_prompts(self, team: str, prompts: Sequence[Prompt]) -> PromptsAnswer:
+        """Store texts and begin to compute their features.
+
+        Raises:
+            Conflict: a key is registered with another text.
+            Unavailable: the database did not answer.
+        """
+        async with self._repository.begin() as transaction:
+            registered = await transaction.register(team, texts_of(prompts))
+            hashes = await transaction.prompt_hashes(team, {prompt.key for prompt in prompts})
+        found = await self._features.get(set(hashes.values()), wait_s=0.0)
+        return PromptsAnswer(registered=registered, encoded=sum(item in found for item in hashes.values()))
+
+    async def policies(self, team: str) -> list[PolicyView]:
+        """Return the team's policies, each with its newest version."""
+        async with self._repository.begin() as transaction:
+            policies = (await transaction.own_policies(team))[:LISTED_POLICIES]
+            return [await self._view(transaction, policy, most=1) for policy in policies]
+
+    async def policy(self, team: str, policy: str) -> PolicyView:
+        """Return one of the team's policies with its versions.
+
+        Raises:
+            NotFound: the team has no policy of that name.
+        """
+        async with self._repository.begin() as transaction:
+            (found,) = await transaction.own_policies(team, policy)
+            return await self._view(transaction, found, most=LISTED_VERSIONS)
+
+    async def _view(self, transaction: Transaction, policy: Policy, *, most: int) -> PolicyView:
+        levels = await transaction.levels(policy.team, policy.policy, most=most)
+        scores = defaultdict(list)
+        for score in await transaction.scores(policy.team, policy.policy):
+            scores[score.version].append(score)
+        return PolicyView(
+            policy=policy.policy,
+            scope=policy.scope,
+            rows=policy.rows,
+            versions=[quality(level, scores[level.version]) for level in levels],
+        )
+
+
+def texts_of(prompts: Iterable[Prompt]) -> dict[str, Text]:
+    """Return the texts that came with a request, by key.
+
+    Raises:
+        Conflict: one key has two texts.
+    """
+    texts: dict[str, Text] = {}
+    for prompt in prompts:
+        if prompt.text is None:
+            continue
+        text = Text(hashlib.sha256(prompt.text.encode()).hexdigest(), prompt.text)
+        if texts.setdefault(prompt.key, text) != text:
+            raise Conflict(f"prompt key {prompt.key!r} has two texts in one request")
+    return texts
