@@ -82,13 +82,6 @@ class Entry:
     asked: CloseGroup | None = None
     closing: CloseGroup | None = None
 
-    def close(self, asked: CloseGroup) -> Entry:
-        """Return this group with its close written down."""
-        untold = None if self.told or self.observed is None or asked.outcomes is not None else self.observed.outcomes
-        return replace(
-            self, asked=asked, closing=asked if untold is None else asked.model_copy(update={"outcomes": untold})
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Declare:
@@ -167,6 +160,42 @@ class RunState:
             group_id=key.group_id, committed=committed, released=entry.held - committed, overage=used - committed
         )
 
+    def was_opened(self, group: OpenGroup) -> bool:
+        """Say whether a group was opened before with this body.
+
+        Raises:
+            Conflict: it was opened with another one.
+        """
+        before = self.entry(Key.of(group)).opening
+        if before is not None and before != group:
+            raise Conflict(f"group {group.group_id!r}, attempt {group.attempt}, was opened before with another body")
+        return before is not None
+
+    def was_closed(self, group: CloseGroup) -> bool:
+        """Say whether a group was closed before with this body.
+
+        Raises:
+            Conflict: it was closed with another one.
+        """
+        key = Key.of(group)
+        before = self.closed[key][0] if key in self.closed else self.entry(key).asked
+        if before is not None and before != group:
+            raise Conflict(f"group {key.group_id!r}, attempt {key.attempt}, was closed before with another body")
+        return before is not None
+
+    def close(self, group: CloseGroup) -> Entry:
+        """Return a group with its close as it will be sent: with the outcomes that the service was not told of.
+
+        Raises:
+            InvalidInput: outcomes lie outside the range or outnumber the rollouts.
+        """
+        entry = self.entry(Key.of(group))
+        untold = None if entry.told or entry.observed is None else entry.observed.outcomes
+        outcomes = untold if group.outcomes is None else group.outcomes
+        if outcomes is not None and self.spec.outcome_range.core().to_unit(outcomes).size > group.used:
+            raise InvalidInput(f"group {group.group_id!r}: {len(outcomes)} outcomes of {group.used} rollouts")
+        return replace(entry, asked=group, closing=group.model_copy(update={"outcomes": outcomes}))
+
     def next(self) -> Step | None:
         """Return what to tell the service next."""
         if not self.known:
@@ -199,8 +228,14 @@ class Journal:
         self._runs: dict[str, RunState] = {}
 
     def declare(self, spec: RunSpec, *, known: bool) -> None:
-        """Remember a run; `known` says whether the service has answered its declaration."""
+        """Remember a run; `known` says whether the service has answered its declaration.
+
+        Raises:
+            Conflict: it was declared here before with another body.
+        """
         state = self._runs.setdefault(spec.run_id, RunState(spec, known))
+        if state.spec != spec:
+            raise Conflict(f"run {spec.run_id!r} was declared before with another body")
         state.known |= known
 
     def run(self, run_id: str) -> RunState:
@@ -234,21 +269,25 @@ class Journal:
 
         Raises:
             Conflict: a group was closed before with another body; nothing was written.
+            InvalidInput: outcomes lie outside the range or outnumber the rollouts; nothing was written.
         """
         state = self.run(run_id)
-        fresh = []
-        for group in groups:
-            key = Key.of(group)
-            before = state.closed[key][0] if key in state.closed else state.entry(key).asked
-            if before is None:
-                fresh.append((key, state.entry(key).close(group)))
-            elif before != group:
-                raise Conflict(f"group {key.group_id!r}, attempt {key.attempt}, was closed before with another body")
-        for key, entry in fresh:
+        fresh = {Key.of(group): state.close(group) for group in groups if not state.was_closed(group)}
+        for key, entry in fresh.items():
             state.live.pop(key, None)
             state.refused.pop(key, None)
             (state.closing if entry.known else state.unopened)[key] = entry
-        return [entry for _, entry in fresh]
+        return list(fresh.values())
+
+    def finish(self, run_id: str) -> None:
+        """Write down the close of groups that nobody closed and the service cannot, as far as they were observed."""
+        local = [
+            entry.observed for entry in self.run(run_id).live.values() if entry.observed is not None and entry.local
+        ]
+        self.close(
+            run_id,
+            [CloseGroup(group_id=seen.group_id, attempt=seen.attempt, used=len(seen.outcomes)) for seen in local],
+        )
 
     @property
     def unreported(self) -> int:
@@ -272,11 +311,12 @@ class Journal:
             case Open(request=request):
                 for key in map(Key.of, request.groups):
                     state.closing[key] = replace(state.unopened.pop(key), known=True)
-            case Close(request=request) if isinstance(answer, CloseAnswer):
+            case Close(request=request):
+                assert isinstance(answer, CloseAnswer)  # noqa: S101 - a step is ended by the answer to it
                 for group, closed in zip(request.groups, answer.groups, strict=True):
                     entry = state.closing.pop(Key.of(group))
                     state.closed[Key.of(group)] = (entry.asked or group, closed)
-            case _:
+            case Finish():
                 state.finishing = False
 
     def refuse(self, step: Step, error: RolloutBudgetError) -> str:

@@ -28,6 +28,7 @@ from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.fallback import Memory
 from rollout_budget.client.journal import Close, Declare, Finish, Journal, Key, Open, Step
+from rollout_budget.engine.answers import prior_quality
 from rollout_budget.engine.stateless import decide
 from rollout_budget.errors import RolloutBudgetError, ServiceError, Unauthorized, Unavailable
 from rollout_budget.wire import (
@@ -47,7 +48,6 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
-    PriorQuality,
     ReservationView,
     RolloutCounts,
     Run,
@@ -130,7 +130,8 @@ class ResilientAllocator:
         run = await self._ask(partial(self._client.create_run, spec), raising=Unauthorized)
         self._journal.declare(spec, known=run is not None)
         self._memories.setdefault(spec.run_id, Memory(spec))
-        return run or self._here(self._sketch(run_id=spec.run_id, status="running"))
+        self._behind |= run is None
+        return run or self._here(self._sketch(spec.run_id, status="running"))
 
     async def get_run(self, run_id: str) -> Run:
         """Return a run as the service sees it; while it is away, as declared, without usage."""
@@ -146,6 +147,8 @@ class ResilientAllocator:
     async def finish_run(self, run_id: str) -> Run:
         """Tell the service what it missed and end the run, or remember to; `unreported` says what it was not told."""
         state = self._journal.run(run_id)
+        self._journal.finish(run_id)
+        self._behind = True
         run = await self._ask(partial(self._client.finish_run, run_id)) if await self.flush() else None
         if run is None:
             state.finishing = self._behind = True
@@ -159,12 +162,11 @@ class ResilientAllocator:
         if answer is not None:
             self._journal.opened(run_id, request, answer.groups, known=True)
             return answer
-        before = {group.group_id: state.entry(Key.of(group)).opened for group in request.groups}
-        fresh = [group for group in request.groups if before[group.group_id] is None]
+        fresh = [group for group in request.groups if not state.was_opened(group)]
         ours = self._memories[run_id].open(fresh, request.lease_s)
         self._journal.opened(run_id, request.model_copy(update={"groups": fresh}), ours, known=False)
-        opened = before | {group.group_id: group for group in ours}
-        groups = [group for group in opened.values() if group is not None]
+        opened = [state.entry(Key.of(group)).opened for group in request.groups]
+        groups = [group for group in opened if group is not None]
         return self._here(OpenAnswer(groups=groups, degraded=True, detail=self.fallback_reason))
 
     async def observe(self, run_id: str, request: ObserveRequest) -> ObserveAnswer:
@@ -338,5 +340,5 @@ class ResilientAllocator:
     def _sketch(self, run_id: str, *, status: Literal["running", "finished"]) -> Run:
         """Return what is known here of a run."""
         spec = self._journal.run(run_id).spec
-        groups = self._memories[run_id].reliability.groups
-        return Run(spec=spec, status=status, usage=RolloutCounts(), prior=PriorQuality(groups=groups))
+        prior = prior_quality(self._memories[run_id].reliability, spec.outcome_range.core())
+        return Run(spec=spec, status=status, usage=RolloutCounts(), prior=prior)
