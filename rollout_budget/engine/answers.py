@@ -1,6 +1,6 @@
 """From the core's arrays on the unit scale to answers on the caller's scale. Pure.
 
-A sample's place in its group is its place in the list that was sent; where only the first wave counts in the loss, its
+A sample's place in its group is its place in the list that was sent; where only the first wave carries advantages, its
 samples are the first ones sent.
 """
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rollout_budget.baselines.base import BoolArray
 from rollout_budget.decisions import Plan
 from rollout_budget.engine.records import RunRecord
-from rollout_budget.groups import Groups, IntArray
+from rollout_budget.groups import Groups
 from rollout_budget.outcomes import FloatArray, OutcomeRange
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import Decision, Ingredients, PriorQuality, Reason, RolloutCounts, Run
@@ -51,9 +52,10 @@ def decisions(
     groups: Groups,
     plan: Plan,
     *,
+    per_sample: FloatArray,
+    counted: BoolArray,
     more: Sequence[int],
     reasons: Sequence[Reason],
-    counted: IntArray | None,
 ) -> list[Decision]:
     """Return one decision per group.
 
@@ -62,17 +64,15 @@ def decisions(
         sent: what the caller sent, as in `groups`.
         groups: the same on the unit scale, with priors.
         plan: what the core made of them.
+        per_sample: what is subtracted from each sample, unit scale, shape (N,).
+        counted: whether a sample carries an advantage; it is 0 for the others; shape (N,).
         more: further rollouts held for each group.
         reasons: why no more or no fewer.
-        counted: how many samples of each group, the first ones sent, have an advantage other than 0; None for all.
     """
     found, width = plan.baselines, outcome_range.width
-    per_sample = outcome_range.from_unit(found.per_sample)
+    subtracted = outcome_range.from_unit(per_sample)
     rewards = np.array([value for group in sent for value in group.rewards], dtype=np.float64)
-    advantages = rewards - per_sample
-    if counted is not None:
-        place = np.arange(rewards.size) - (np.cumsum(groups.sizes) - groups.sizes)[groups.owner]
-        advantages = np.where(place < counted[groups.owner], advantages, 0.0)
+    advantages = np.where(counted, rewards - subtracted, 0.0)
     means = outcome_range.from_unit(groups.means).tolist()
     priors = outcome_range.from_unit(groups.prior).tolist()
     errors = (found.standard_error * width).tolist()
@@ -97,7 +97,7 @@ def decisions(
             advantages=gains.tolist(),
         )
         for i, (group, own, gains) in enumerate(
-            zip(sent, groups.split(per_sample), groups.split(advantages), strict=True)
+            zip(sent, groups.split(subtracted), groups.split(advantages), strict=True)
         )
     ]
 
@@ -105,11 +105,13 @@ def decisions(
 def repeated(decision: Decision, before: Sequence[float], now: Sequence[float], sent: Sent, counted: int) -> Decision:
     """Return a decision again for the same outcomes, perhaps in another order.
 
-    A sample's baseline depends on its own outcome alone, so it moves with it. `counted` as in `decisions`.
+    Among the first `counted` samples, which carry advantages, and among the rest, a sample's baseline depends on its
+    own outcome alone, so it moves with it.
     """
     of_sample = [0.0] * len(now)
-    for old, new in zip(_order(before), _order(now), strict=True):
-        of_sample[new] = decision.baselines[old]
+    for start, end in ((0, counted), (counted, len(now))):
+        for old, new in zip(_order(before, start, end), _order(now, start, end), strict=True):
+            of_sample[new] = decision.baselines[old]
     gains = [
         reward - baseline if place < counted else 0.0
         for place, (reward, baseline) in enumerate(zip(sent.rewards, of_sample, strict=True))
@@ -154,5 +156,5 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _order(values: Sequence[float]) -> list[int]:
-    return sorted(range(len(values)), key=values.__getitem__)
+def _order(values: Sequence[float], start: int, end: int) -> list[int]:
+    return sorted(range(min(start, len(values)), min(end, len(values))), key=values.__getitem__)

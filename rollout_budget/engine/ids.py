@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from rollout_budget.engine.records import GroupKey
+
+REMEMBERED_PARTS = 2**16
+"""Encoded parts kept at hand: the groups of some steps, each of which is named in several calls."""
 
 
 def reservation_id(run_id: str, key: GroupKey, wave: int) -> str:
@@ -23,14 +27,19 @@ def reservation_ids(run_id: str, key: GroupKey, waves: int) -> tuple[str, ...]:
 
 def group_path(run_id: str, key: GroupKey) -> str:
     """Return `run/group/attempt`, percent-encoded."""
-    return f"{quote(run_id, safe='')}/{quote(key.group_id, safe='')}/{key.attempt}"
+    return f"{_encoded(run_id)}/{_encoded(key.group_id)}/{key.attempt}"
 
 
 def evidence_id(team: str, run_id: str, key: GroupKey) -> str:
     """Return the id under which a group's outcomes count once as evidence: a hash, as ids are bounded in length."""
-    return hashlib.sha256(f"{quote(team, safe='')}/{group_path(run_id, key)}".encode()).hexdigest()
+    return hashlib.sha256(f"{_encoded(team)}/{group_path(run_id, key)}".encode()).hexdigest()
 
 
 def fingerprint(body: BaseModel) -> str:
     """Return a hash of a request's meaning: equal for bodies that parse to the same values (G4)."""
     return hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+
+
+@lru_cache(maxsize=REMEMBERED_PARTS)
+def _encoded(part: str) -> str:
+    return quote(part, safe="")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rollout_budget.decisions import Plan, Rules
+from rollout_budget.decisions import Plan, Rules, sample_baselines
 from rollout_budget.engine import waves
 from rollout_budget.engine.answers import Sent, decisions, groups_of, repeated, to_unit
 from rollout_budget.engine.ids import reservation_id
@@ -34,9 +34,9 @@ class Observation:
     outcomes: tuple[float, ...]
 
     @property
-    def counted(self) -> int:
-        """Samples of the first wave."""
-        return self.record.grants[0]
+    def first(self) -> int:
+        """Rollouts of the first wave that was granted."""
+        return next((grant for grant in self.record.grants if grant), 0)
 
 
 async def observe(store: Store, team: str, run_id: str, request: ObserveRequest) -> ObserveAnswer:
@@ -50,7 +50,7 @@ async def observe(store: Store, team: str, run_id: str, request: ObserveRequest)
     async with store.transaction() as transaction:
         run = await transaction.run(team, run_id, lock=True)
         seen = await _observations(transaction, run, request)
-        fresh = [item for item in seen if is_news(item)]
+        fresh = [item for item in seen if is_news(item, _counted(run, item))]
         answers: dict[GroupKey, Decision] = {}
         if fresh:
             saved, decided = await _decide(transaction, run, fresh)
@@ -67,18 +67,18 @@ async def observe(store: Store, team: str, run_id: str, request: ObserveRequest)
     return ObserveAnswer(groups=[answers[item.record.key] for item in seen])
 
 
-def is_news(item: Observation) -> bool:
+def is_news(item: Observation, counted: int) -> bool:
     """Whether a report says more than the last one did, or is the first.
 
     Raises:
-        Conflict: it says something else.
+        Conflict: it says something else. The first `counted` samples keep their place among the first ones sent.
     """
     record, before, now = item.record, item.record.outcomes, item.outcomes
     if record.decision is None:
         return True
     if len(now) < len(before):
         return False
-    if Counter(before) - Counter(now):
+    if Counter(before) - Counter(now) or Counter(before[:counted]) - Counter(now[:counted]):
         raise Conflict(f"group {record.key.group_id!r}: outcomes that were reported before are missing or changed")
     return len(now) > len(before)
 
@@ -115,22 +115,24 @@ async def _decide(
         [record.prior_error for record in records],
         [item.outcomes for item in items],
     )
-    plan = waves.plan(Rules.of(run.spec), groups, run.reliability)
+    rules = Rules.of(run.spec)
+    plan = waves.plan(rules, groups, run.reliability)
     grants, more = await _hold(transaction, run, records, groups.sizes, plan)
     reasons: list[Reason] = [
         reason if record.closed is None else "closed"
         for record, reason in zip(records, waves.reasons(groups, plan, more, run.spec.k_max), strict=True)
     ]
-    first_only = run.spec.advantage_samples == "first_wave"
-    counted = np.array([item.counted for item in items], dtype=np.int64) if first_only else None
+    first = np.array([item.first for item in items], dtype=np.int64)
+    per_sample, counted = sample_baselines(rules, groups, run.reliability, first)
     decided = decisions(
         run.spec.outcome_range.core(),
         [item.sent for item in items],
         groups,
         plan,
+        per_sample=per_sample,
+        counted=counted,
         more=more,
         reasons=reasons,
-        counted=counted,
     )
     saved = [
         replace(
@@ -178,5 +180,9 @@ def _again(run: RunRecord, item: Observation, decision: Decision) -> Decision:
     """Answer a report that says nothing new: an older one as the last was, the same one for its own order."""
     if len(item.outcomes) < len(item.record.outcomes):
         return decision
-    counted = item.counted if run.spec.advantage_samples == "first_wave" else len(item.outcomes)
-    return repeated(decision, item.record.outcomes, item.outcomes, item.sent, counted)
+    return repeated(decision, item.record.outcomes, item.outcomes, item.sent, _counted(run, item))
+
+
+def _counted(run: RunRecord, item: Observation) -> int:
+    """Return how many samples, the first ones sent, carry advantages."""
+    return item.first if run.spec.advantage_samples == "first_wave" else len(item.outcomes)

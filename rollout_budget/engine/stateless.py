@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rollout_budget import allocation
-from rollout_budget.decisions import Rules, first_wave
+from rollout_budget.decisions import Rules, first_wave, sample_baselines
 from rollout_budget.engine.answers import Sent, decisions, groups_of, prior_quality, to_unit
 from rollout_budget.engine.opening import UNKNOWN_MEAN
 from rollout_budget.engine.waves import plan, reasons
@@ -30,15 +30,17 @@ def decide(request: DecideRequest) -> DecideAnswer:
     share = wanted if request.budget is None else allocation.share(planned.worth, wanted, request.budget)
     more = share.tolist()
     sent = [Sent.of(group.group_id, group.outcomes, group.rewards) for group in request.groups]
+    per_sample, counted = sample_baselines(rules, groups, reliability, _first(rules, groups, reliability))
     return DecideAnswer(
         groups=decisions(
             outcome_range,
             sent,
             groups,
             planned,
+            per_sample=per_sample,
+            counted=counted,
             more=more,
             reasons=reasons(groups, planned, more, rules.k_max),
-            counted=_counted(request, rules, groups, reliability),
         ),
         prior=prior_quality(reliability, outcome_range),
     )
@@ -70,8 +72,7 @@ def _reliability(request: DecideRequest, groups: Groups) -> Reliability:
     return Reliability.known(error, variance)
 
 
-def _counted(request: DecideRequest, rules: Rules, groups: Groups, reliability: Reliability) -> IntArray | None:
-    if request.advantage_samples == "all":
-        return None
+def _first(rules: Rules, groups: Groups, reliability: Reliability) -> IntArray:
+    """Return what each group's first wave would have been."""
     unseen = groups_of(groups.prior.tolist(), groups.prior_error.tolist(), [()] * len(groups))
     return first_wave(rules, unseen, reliability).wanted
