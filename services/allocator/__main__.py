@@ -1,0 +1,83 @@
+"""`python -m services.allocator serve | migrate | openapi`: runs the service, prepares its database, prints its contract."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from services.allocator.app import create_app
+from services.allocator.database import migrate
+from services.allocator.settings import Settings
+from services.kit import logs, serve
+from services.kit.database import connect
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = vars(_parser().parse_args(arguments))
+    command: str = options.pop("command")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if command == "openapi":
+        json.dump(document(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return 0
+    try:
+        settings = Settings(**chosen)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())
+        sys.stderr.write(f"services.allocator: {faults}\n")
+        return 2
+    logs.configure()
+    COMMANDS[command](settings)
+    return 0
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document, which no setting changes."""
+    return create_app(Settings.model_construct()).openapi()
+
+
+def _serve(settings: Settings) -> None:
+    serve.run(create_app(settings), host=settings.host, port=settings.port)
+
+
+def _migrate(settings: Settings) -> None:
+    async def upgrade() -> None:
+        engine = connect(settings.url)
+        try:
+            await migrate.upgrade(engine)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(upgrade())
+
+
+COMMANDS: Mapping[str, Callable[[Settings], None]] = {"serve": _serve, "migrate": _migrate}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m services.allocator",
+        description="The allocator of rollout-budget. Options override ROLLOUT_BUDGET_ALLOCATOR_... in the environment.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("serve", help="run the service; embedded mode also brings its database up to date")
+    migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
+    commands.add_parser("openapi", help="print the OpenAPI document")
+    for command in (running, migrating):
+        command.add_argument("--mode", choices=("embedded", "production"))
+        command.add_argument("--data", help="directory of the embedded mode: database and keys")
+    running.add_argument("--host")
+    running.add_argument("--port", type=int)
+    running.add_argument("--prior-url", help="the prior service; its key is taken from the environment")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The application: routes, errors, metrics and the life of the service behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+
+from rollout_budget.engine.ports import PriorSource
+from services.allocator.endpoints import admin, budgets, runs
+from services.allocator.metrics import Metrics
+from services.allocator.service import Service
+from services.allocator.settings import Settings
+from services.kit import http, problems
+
+VERSION = "1.0.0"
+"""Of the interface, not of the package."""
+DESCRIPTION = """Groups, decisions and the ledger of rollouts. Every list is a batch: a training step is one call.
+
+All POSTs are safe to repeat with the same ids and the same body. A spent budget is not an error: the answer grants 0
+with reason `budget_exhausted`, and baselines are formed from what was drawn."""
+
+
+def create_app(settings: Settings, *, priors: PriorSource | None = None) -> FastAPI:
+    """Return the application; it opens the database when it starts (ASGI lifespan).
+
+    Args:
+        settings: see `Settings`.
+        priors: where priors come from, in place of what the settings name.
+    """
+    metrics = Metrics(CollectorRegistry())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = Service(settings, metrics, priors)
+        async with app.state.service.running():
+            yield
+
+    async def missing() -> str | None:
+        service: Service | None = getattr(app.state, "service", None)
+        return "the service has not started" if service is None else await service.missing()
+
+    app = FastAPI(
+        title="rollout-budget allocator",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+        generate_unique_id_function=_operation_id,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for router in (runs.router, budgets.router, admin.router):
+        app.include_router(router)
+    problems.install(app)
+    http.install(app, registry=metrics.registry, ready=missing)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,109 @@
+"""Who is asking: the team comes from the Bearer key alone, never from a path, a body or a header beside it (G14).
+
+Routes state what they need by the type of a parameter: `Reader`, `Writer` or `Admin`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from rollout_budget.errors import Unauthorized
+from services.allocator.database.directory import Directory
+from services.allocator.database.session import Database
+from services.allocator.errors import Forbidden
+from services.kit.keys import PREFIX, digest
+
+Permission = Literal["read", "write", "admin"]
+PERMISSIONS: Mapping[str, frozenset[Permission]] = {
+    "read": frozenset({"read"}),
+    "team": frozenset({"read", "write"}),
+    "admin": frozenset({"admin"}),
+}
+"""What a scope may do. An admin key opens no team's runs: whoever needs both holds two keys."""
+
+CACHE_S = 5.0
+"""How long a key that was found is trusted: a key revoked on one process dies on all within this."""
+CACHE_KEYS = 1024
+"""Keys remembered at most: one per trainer and dashboard, with room."""
+MAX_TOKEN_CHARS = 256
+"""Longer than any token of ours; anything above is not looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A key that was accepted. `team` is empty for the admin key of the settings."""
+
+    team: str
+    scope: str
+    key_id: str
+
+
+class Door:
+    """Maps tokens to identities."""
+
+    def __init__(self, database: Database, pepper: str, admin_key: str) -> None:
+        self._database = database
+        self._pepper = pepper
+        self._admin_digest = digest(admin_key, pepper)
+        self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+
+    async def identify(self, token: str) -> Identity:
+        """Return whose token this is.
+
+        Raises:
+            Unauthorized: it is unknown, expired or revoked.
+        """
+        hashed = digest(token, self._pepper)
+        if hmac.compare_digest(hashed, self._admin_digest):
+            return Identity(team="", scope="admin", key_id="settings")
+        found, until = self._cache.get(hashed, (None, 0.0))
+        if found is None or time.monotonic() >= until:
+            found = await self._look_up(hashed) if token.startswith(PREFIX) and len(token) <= MAX_TOKEN_CHARS else None
+        if found is None:
+            raise Unauthorized("a valid Bearer key is needed")
+        return found
+
+    def forget(self) -> None:
+        """Look every key up again: one was revoked."""
+        self._cache.clear()
+
+    async def _look_up(self, hashed: str) -> Identity | None:
+        async with self._database.transaction() as connection:
+            row = await Directory(connection, self._pepper).find(hashed)
+        if row is None:
+            return None
+        found = Identity(team=row.team, scope=row.scope, key_id=row.key_id)
+        trusted_s = CACHE_S if row.left_s is None else min(CACHE_S, row.left_s)
+        self._cache[hashed] = (found, time.monotonic() + trusted_s)
+        if len(self._cache) > CACHE_KEYS:
+            self._cache.popitem(last=False)
+        return found
+
+
+_bearer = HTTPBearer(auto_error=False, description="`rb_...`, made by `POST /v1/admin/keys`.")
+
+
+def _needs(permission: Permission) -> Callable[..., object]:
+    async def check(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Identity:
+        door: Door = request.app.state.service.door
+        identity = await door.identify(credentials.credentials if credentials else "")
+        if permission not in PERMISSIONS[identity.scope]:
+            raise Forbidden(f"a key of scope {identity.scope!r} may not {permission} here")
+        return identity
+
+    return check
+
+
+Reader = Annotated[Identity, Depends(_needs("read"))]
+Writer = Annotated[Identity, Depends(_needs("write"))]
+Admin = Annotated[Identity, Depends(_needs("admin"))]

@@ -1,0 +1,38 @@
+"""Brings a database to the newest schema, and says whether it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+_LOCK = 0x616C6C6F63
+"""Key of PostgreSQL's advisory lock under which a database is migrated: two processes may start at once."""
+
+
+async def upgrade(engine: AsyncEngine) -> None:
+    """Apply what is missing, in one transaction."""
+    async with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        await connection.run_sync(lambda sync: command.upgrade(config(sync), "head"))
+
+
+async def is_current(connection: AsyncConnection) -> bool:
+    """Say whether the database is at the newest migration of this code."""
+    newest = set(ScriptDirectory(str(MIGRATIONS)).get_heads())
+    return newest == await connection.run_sync(lambda sync: set(MigrationContext.configure(sync).get_current_heads()))
+
+
+def config(connection: Connection) -> Config:
+    """Return alembic's configuration for an open connection."""
+    settings = Config()
+    settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    settings.attributes["connection"] = connection
+    return settings

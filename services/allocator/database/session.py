@@ -1,0 +1,73 @@
+"""Transactions: bounded waits, one commit, and the database's failures attributed once.
+
+SQLite has one writer, so this process's requests take turns in the order they came, rather than poll for the file's
+lock; PostgreSQL needs no turn. A wait that exceeds its bound is `Unavailable`, which leaves the service as 503 (G12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import Table
+
+from rollout_budget.errors import Unavailable
+
+TURN_TIMEOUT_S = 5.0
+"""Longest wait for this process's turn to write to SQLite, the same as for the file's own lock."""
+CHUNK = 8_000
+"""Most ids in one statement: two columns of them stay under SQLite's 32,766 parameters."""
+
+Item = TypeVar("Item")
+
+
+class Database:
+    """One database: an engine and the turn of its writers."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Enter a transaction; commits at the end of the block, rolls back if it raises.
+
+        Raises:
+            Unavailable: the database is away, or a lock was not had in time; nothing was stored.
+        """
+        async with self._turns():
+            try:
+                async with self.engine.begin() as connection:
+                    yield connection
+            except (OperationalError, InterfaceError, PoolTimeout) as error:
+                raise Unavailable("the database is busy or away; nothing was stored") from error
+
+    @asynccontextmanager
+    async def _turns(self) -> AsyncIterator[None]:
+        if self._turn is None:
+            yield
+            return
+        try:
+            await asyncio.wait_for(self._turn.acquire(), TURN_TIMEOUT_S)
+        except TimeoutError as error:
+            raise Unavailable("too many requests are waiting to write; nothing was stored") from error
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+def insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that knows ON CONFLICT, in the connection's dialect."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
+    """Cut a sequence into pieces of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))

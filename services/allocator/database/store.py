@@ -1,0 +1,193 @@
+"""Storage of runs, groups and waiting evidence, and the ledger with them, in one database transaction per request.
+
+Owns the engine's `Store` and `Transaction` ports on SQLite and PostgreSQL. Nothing in here commits but the block of
+`SqlStore.transaction`, once; only then is `committed` told what happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from pydantic import TypeAdapter
+from sqlalchemy import and_, delete, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from rollout_budget.engine.ports import Evidence
+from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
+from rollout_budget.errors import NotFound
+from rollout_budget.reliability import Reliability
+from rollout_budget.wire import EvidenceRow, RunSpec
+from services.allocator.database.ledger import SqlLedger
+from services.allocator.database.session import Database, chunks, insert
+from services.allocator.database.tables import groups, outbox, runs
+
+_GROUP = TypeAdapter(GroupRecord)
+
+
+class SqlTransaction:
+    """One open database transaction. Every method names the team: there is no way to another team's rows (G14)."""
+
+    def __init__(self, connection: AsyncConnection, ledger: SqlLedger) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self.saved_runs: list[RunRecord] = []
+        self._locked = False
+        self._found = 0
+        self._saved = 0
+        self._queued = 0
+
+    @property
+    def ledger(self) -> SqlLedger:
+        """The ledger inside this transaction."""
+        return self._ledger
+
+    @property
+    def queued(self) -> bool:
+        """Whether evidence was put into the outbox."""
+        return self._queued > 0
+
+    @property
+    def replays(self) -> int:
+        """Groups that a writing request named and left as they were: it was answered from what was stored."""
+        return max(0, self._found - self._saved) if self._locked else 0
+
+    async def add_run(self, record: RunRecord) -> RunRecord:
+        """Store a new run, or return the one that has this id already."""
+        row = {"team": record.team, "run": record.spec.run_id, **_run_columns(record)}
+        await self._connection.execute(insert(self._connection, runs).on_conflict_do_nothing(), row)
+        return await self.run(record.team, record.spec.run_id, lock=True)
+
+    async def run(self, team: str, run_id: str, *, lock: bool = False) -> RunRecord:
+        """Return a run; with `lock`, no other transaction changes it until this one ends."""
+        self._locked |= lock
+        query = select(runs).where(runs.c.team == team, runs.c.run == run_id)
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        if row is None:
+            raise NotFound(f"no run {run_id!r}")
+        reliability = Reliability.from_dict(json.loads(row.reliability))
+        return RunRecord(row.team, RunSpec.model_validate_json(row.spec), reliability, row.finished, row.fingerprint)
+
+    async def save_run(self, record: RunRecord) -> None:
+        """Store a changed run."""
+        self.saved_runs.append(record)
+        where = and_(runs.c.team == record.team, runs.c.run == record.spec.run_id)
+        await self._connection.execute(update(runs).where(where).values(**_run_columns(record)))
+
+    async def groups(self, team: str, run_id: str, keys: Sequence[GroupKey]) -> dict[GroupKey, GroupRecord]:
+        """Return those of the groups that exist."""
+        found: dict[GroupKey, GroupRecord] = {}
+        for some in chunks(keys):
+            wanted = tuple_(groups.c.group_id, groups.c.attempt).in_([(key.group_id, key.attempt) for key in some])
+            query = select(groups.c.record).where(groups.c.team == team, groups.c.run == run_id, wanted)
+            for text in (await self._connection.execute(query)).scalars():
+                record = _GROUP.validate_json(text)
+                found[record.key] = record
+        self._found += len(found)
+        return found
+
+    async def latest_groups(self, team: str, run_id: str, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
+        """Return the highest attempt of each group id that exists."""
+        latest: list[GroupKey] = []
+        for some in chunks(group_ids):
+            query = (
+                select(groups.c.group_id, func.max(groups.c.attempt).label("attempt"))
+                .where(groups.c.team == team, groups.c.run == run_id, groups.c.group_id.in_(some))
+                .group_by(groups.c.group_id)
+            )
+            latest += [GroupKey(row.group_id, row.attempt) for row in await self._connection.execute(query)]
+        return {key.group_id: record for key, record in (await self.groups(team, run_id, latest)).items()}
+
+    async def open_groups(self, team: str, run_id: str) -> list[GroupRecord]:
+        """Return all groups of a run that are not closed, in the order of their ids."""
+        query = (
+            select(groups.c.record)
+            .where(groups.c.team == team, groups.c.run == run_id, groups.c.closed.is_(False))
+            .order_by(groups.c.group_id, groups.c.attempt)
+        )
+        return [_GROUP.validate_json(text) for text in (await self._connection.execute(query)).scalars()]
+
+    async def save_groups(self, team: str, run_id: str, records: Sequence[GroupRecord]) -> None:
+        """Store new or changed groups."""
+        if not records:
+            return
+        self._saved += len(records)
+        statement = insert(self._connection, groups)
+        statement = statement.on_conflict_do_update(
+            index_elements=list(groups.primary_key),
+            set_={name: statement.excluded[name] for name in ("record", "closed")},
+        )
+        rows = [
+            {
+                "team": team,
+                "run": run_id,
+                "group_id": record.key.group_id,
+                "attempt": record.key.attempt,
+                "closed": record.closed is not None,
+                "record": _GROUP.dump_json(record).decode(),
+            }
+            for record in records
+        ]
+        await self._connection.execute(statement, rows)
+
+    async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
+        """Put evidence into the outbox; an id that is there already is kept once."""
+        if not evidence:
+            return
+        self._queued += len(evidence)
+        rows = [
+            {"evidence_id": one.id, "team": one.team, "policy": one.policy, "row": one.row.model_dump_json()}
+            for one in evidence
+        ]
+        await self._connection.execute(insert(self._connection, outbox).on_conflict_do_nothing(), rows)
+
+    async def pending_evidence(self, most: int) -> list[Evidence]:
+        """Return the oldest undelivered evidence."""
+        query = select(outbox).order_by(outbox.c.entry_id).limit(most)
+        return [
+            Evidence(row.evidence_id, row.team, row.policy, EvidenceRow.model_validate_json(row.row))
+            for row in await self._connection.execute(query)
+        ]
+
+    async def evidence_delivered(self, ids: Sequence[str]) -> None:
+        """Take delivered evidence out of the outbox."""
+        for some in chunks(ids):
+            await self._connection.execute(delete(outbox).where(outbox.c.evidence_id.in_(some)))
+
+
+class SqlStore:
+    """Opens transactions on one database.
+
+    Args:
+        database: where everything lies.
+        committed: told what a transaction did, after it committed; must not raise.
+        clock_offset_s: added to the database's clock; tests set it to let leases run out without waiting.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        committed: Callable[[SqlTransaction], None] = lambda _transaction: None,
+        clock_offset_s: float = 0.0,
+    ) -> None:
+        self.clock_offset_s = clock_offset_s
+        self._database = database
+        self._committed = committed
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqlTransaction]:
+        """Enter a transaction: commits at the end of the block, rolls back if the block raises."""
+        async with self._database.transaction() as connection:
+            transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s))
+            yield transaction
+        self._committed(transaction)
+
+
+def _run_columns(record: RunRecord) -> dict[str, object]:
+    return {
+        "spec": record.spec.model_dump_json(),
+        "reliability": json.dumps(record.reliability.to_dict()),
+        "finished": record.finished,
+        "fingerprint": record.fingerprint,
+    }

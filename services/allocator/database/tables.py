@@ -1,0 +1,168 @@
+"""The tables. Migrations build the same; a test compares the two on both databases.
+
+`accounts` holds every scope a rollout is charged to, one row each, named as in `rollout_budget.ledger.books`:
+
+    run     span            its limit
+    ''      total           the team's
+    ''      day:2026-11-22  the team's per day        (span `day:` is the pattern that new days copy)
+    ''      month:2026-11   the team's per month      (span `month:` likewise)
+    run id  total           the run's
+    run id  step:7          the run's per step        (span `step:` likewise)
+
+Counters are projections of `entries`, which are append-only (triggers refuse anything else), written in the same
+transaction. Moments are seconds since 1970 by the database's clock. Reservations are found by the digest of their id:
+an id may be longer than PostgreSQL's longest index entry.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+ID = 200
+"""Longest identifier on the wire."""
+DIGEST = 64
+"""Hexadecimal digits of a SHA-256."""
+AutoId = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only where the type is INTEGER."""
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("name", String(ID)),
+    Column("fingerprint", String(DIGEST), nullable=False),
+    Column("created_s", Double, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("team", String(ID), nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("label", String(ID)),
+    Column("digest", String(DIGEST), nullable=False, unique=True),
+    Column("created_s", Double, nullable=False),
+    Column("expires_s", Double),
+    Column("revoked_s", Double),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("digest", String(DIGEST), primary_key=True),
+    Column("fingerprint", String(DIGEST), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("created_s", Double, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("run", String(ID), primary_key=True),
+    Column("span", String(16), primary_key=True),
+    Column("limit_rollouts", BigInteger),
+    Column("reserved", BigInteger, nullable=False, server_default=text("0")),
+    Column("committed", BigInteger, nullable=False, server_default=text("0")),
+    Column("overage", BigInteger, nullable=False, server_default=text("0")),
+    Column("suspended", Boolean, nullable=False, server_default=false()),
+    CheckConstraint("reserved >= 0 AND committed >= 0 AND overage >= 0", name="never_negative"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("id_digest", String(DIGEST), primary_key=True),
+    Column("reservation_id", Text, nullable=False),
+    Column("run", String(ID), nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("rollouts", BigInteger, nullable=False),
+    Column("step", BigInteger),
+    Column("day", String(10), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("expires_s", Double),
+    Index(
+        "ix_reservations_held",
+        "team",
+        "run",
+        "expires_s",
+        sqlite_where=text("state = 'reserved'"),
+        postgresql_where=text("state = 'reserved'"),
+    ),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("entry_id", AutoId, primary_key=True, autoincrement=True),
+    Column("team", String(ID), nullable=False),
+    Column("run", String(ID), nullable=False),
+    Column("reservation", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("rollouts", BigInteger, nullable=False),
+    Column("step", BigInteger),
+    Column("day", String(10), nullable=False),
+    Column("reference", BigInteger, nullable=False, server_default=text("0")),
+    Column("tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("seconds", Double, nullable=False, server_default=text("0")),
+    Column("at_s", Double, nullable=False),
+    Index("ix_entries_team_run", "team", "run"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("run", String(ID), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("fingerprint", String(DIGEST), nullable=False),
+    Column("reliability", Text, nullable=False),
+    Column("finished", Boolean, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("run", String(ID), primary_key=True),
+    Column("group_id", String(ID), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("closed", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("entry_id", AutoId, primary_key=True, autoincrement=True),
+    Column("evidence_id", String(DIGEST), nullable=False, unique=True),
+    Column("team", String(ID), nullable=False),
+    Column("policy", String(ID), nullable=False),
+    Column("row", Text, nullable=False),
+)

@@ -1,0 +1,136 @@
+"""The parts of a running allocator, put together once: database, ledger, engine, keys, background work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from rollout_budget.client import PriorClient, Retries
+from rollout_budget.engine import Engine, HistoryPrior
+from rollout_budget.engine.ports import PriorSource
+from rollout_budget.wire import KeyCreate, TeamCreate
+from services.allocator.auth import Door
+from services.allocator.database import migrate
+from services.allocator.database.directory import Directory
+from services.allocator.database.session import Database
+from services.allocator.database.store import SqlStore, SqlTransaction
+from services.allocator.errors import InFlight
+from services.allocator.metrics import MAX_RUNS, Metrics
+from services.allocator.priors import RemotePriors
+from services.allocator.settings import Settings
+from services.allocator.workers import Worker
+from services.kit.database import connect
+from services.kit.keys import ensure_file
+
+DEFAULT_TEAM = "default"
+"""The team of the embedded mode: what a single user of one machine needs."""
+GAUGES_EVERY_S = 15.0
+"""Pause between two readings of the teams' budgets: the usual pause between two scrapes."""
+
+
+class Service:
+    """Everything that the routes use, as `app.state.service`. Use `running` to start and stop it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, priors: PriorSource | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.database = Database(connect(settings.url))
+        self.store = SqlStore(self.database, self._committed)
+        self.draining = False
+        self._given_priors = priors
+        self._once: set[str] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the database and the door, work in the background, and let go of everything at the end."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.database.engine.dispose)
+            await self._open()
+            priors = self._given_priors or await self._priors(stack)
+            self.engine = Engine(self.store, priors)
+            self.delivery = Worker("evidence", self.engine.deliver_evidence, self.settings.deliver_every_s)
+            workers = [
+                self.delivery,
+                Worker("audit", self.audit, self.settings.audit_every_s),
+                Worker("gauges", self._read_budgets, GAUGES_EVERY_S),
+            ]
+            tasks = [asyncio.create_task(worker.run()) for worker in workers]
+            try:
+                yield
+            finally:
+                self.draining = True
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def missing(self) -> str | None:
+        """Return why the service is not ready, None if it is."""
+        if self.draining:
+            return "the service is stopping"
+        async with self.database.transaction() as connection:
+            return None if await migrate.is_current(connection) else "the database is not at the newest migration"
+
+    @asynccontextmanager
+    async def directory(self) -> AsyncIterator[Directory]:
+        """Enter a transaction on teams and keys."""
+        async with self.database.transaction() as connection:
+            yield Directory(connection, self._pepper)
+
+    @asynccontextmanager
+    async def once(self, idempotency_key: str) -> AsyncIterator[None]:
+        """Hold an Idempotency-Key while its request runs.
+
+        Raises:
+            InFlight: another request holds it.
+        """
+        if idempotency_key in self._once:
+            raise InFlight("a request with this Idempotency-Key is still running")
+        self._once.add(idempotency_key)
+        try:
+            yield
+        finally:
+            self._once.remove(idempotency_key)
+
+    async def audit(self) -> int:
+        """Recompute all counters; return how many differ."""
+        async with self.store.transaction() as transaction:
+            found = await transaction.ledger.audit()
+        self.metrics.violations.inc(len(found))
+        return len(found)
+
+    async def _open(self) -> None:
+        settings = self.settings
+        if settings.mode == "embedded":
+            await migrate.upgrade(self.database.engine)
+        admin_key, self._pepper = self._secret("admin_key", "admin.key"), self._secret("pepper", "pepper")
+        self.door = Door(self.database, self._pepper, admin_key)
+        if settings.mode == "embedded":
+            token = ensure_file(settings.data / "team.key")
+            async with self.directory() as directory:
+                await directory.add_team(TeamCreate(team=DEFAULT_TEAM))
+                await directory.ensure_key(KeyCreate(team=DEFAULT_TEAM, label="embedded mode"), token)
+
+    def _secret(self, name: str, file: str) -> str:
+        secret = getattr(self.settings, name)
+        return ensure_file(self.settings.data / file) if secret is None else str(secret.get_secret_value())
+
+    async def _priors(self, stack: AsyncExitStack) -> PriorSource:
+        settings = self.settings
+        if settings.prior_url is None or settings.prior_key is None:
+            return HistoryPrior()
+        key, deadline_s = settings.prior_key.get_secret_value(), settings.prior_deadline_s
+        client = PriorClient(settings.prior_url, key, timeout=deadline_s, retries=Retries(attempts=1))
+        return RemotePriors(await stack.enter_async_context(client), deadline_s=deadline_s)
+
+    async def _read_budgets(self) -> None:
+        async with self.store.transaction() as transaction:
+            rows = await transaction.ledger.usage(None, ["team"])
+            teams = [row.team for row in rows if row.team is not None][:MAX_RUNS]
+            views = [await transaction.ledger.budget(team) for team in teams]
+        self.metrics.budgets(views)
+
+    def _committed(self, transaction: SqlTransaction) -> None:
+        self.metrics.committed(transaction)
+        if transaction.queued:
+            self.delivery.wake()
