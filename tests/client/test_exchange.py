@@ -1,0 +1,250 @@
+"""What failures mean: the judgement of answers and the bounds of retries."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+import stamina
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout_budget.client import AllocatorClient, Retries, SyncAllocatorClient
+from rollout_budget.client._exchange import Failure, path
+from rollout_budget.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    RolloutBudgetError,
+    RunFinished,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+)
+from rollout_budget.wire import (
+    MAX_GROUPS,
+    BudgetView,
+    OpenAnswer,
+    OpenGroup,
+    OpenRequest,
+    Problem,
+    RolloutCounts,
+    TeamLimits,
+)
+from tests.client.routes import OPEN
+
+KEY = "rb_never-to-be-seen"
+BUDGET = BudgetView(team="t", limits=TeamLimits(), usage=RolloutCounts(), available=None).model_dump_json()
+OPENED = OpenAnswer(groups=[]).model_dump_json()
+
+Reply = httpx.Response | Exception
+
+
+def good(content: str) -> httpx.Response:
+    return httpx.Response(200, content=content)
+
+
+def problem(status: int, code: str, *, retryable: bool = False, **headers: str) -> httpx.Response:
+    body = Problem(title="Title", status=status, detail="Detail.", code=code, retryable=retryable)
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(
+        status, headers={"content-type": "application/problem+json", **headers}, content=body.model_dump_json()
+    )
+
+
+class Script:
+    """A service that plays its replies in order; exceptions are transport errors."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+        self.calls = 0
+
+    def __call__(self, _: httpx.Request) -> httpx.Response:
+        reply = self._replies[self.calls]
+        self.calls += 1
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def client(script: Script, **options: object) -> SyncAllocatorClient:
+    return SyncAllocatorClient("http://service.test", KEY, transport=httpx.MockTransport(script), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def without_waiting() -> object:
+    """Retries keep their number and lose their waits."""
+    with stamina.set_testing(testing=True, attempts=4, cap=True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (422, "invalid-input", InvalidInput),
+        (400, "idempotency-key-missing", InvalidInput),
+        (413, "too-large", InvalidInput),
+        (422, "id-reused", Conflict),
+        (409, "run-finished", RunFinished),
+        (409, "anything-else", Conflict),
+        (404, "not-found", NotFound),
+        (401, "unauthorized", Unauthorized),
+        (403, "forbidden", Unauthorized),
+        (405, "method-not-allowed", ServiceError),
+        (500, "internal", ServiceError),
+    ],
+)
+def test_a_problem_is_its_error_at_once(status: int, code: str, error: type[RolloutBudgetError]) -> None:
+    """What a repetition cannot mend is not repeated, and its detail reaches the caller."""
+    script = Script(problem(status, code))
+    with pytest.raises(error, match="Detail") as raised:
+        client(script).budget()
+    assert type(raised.value) is error
+    assert script.calls == 1
+
+
+@pytest.mark.parametrize("status", [404, 409, 422, 302, 500])
+def test_an_answer_of_somebody_else_is_a_service_error(status: int) -> None:
+    """A proxy's page says nothing about runs or ids, so it must not look like `NotFound` or `Conflict`."""
+    with pytest.raises(ServiceError, match=f"HTTP {status}"):
+        client(Script(httpx.Response(status, html="<h1>nginx</h1>"))).budget()
+
+
+def test_a_proxy_that_rejects_the_key_is_unauthorized() -> None:
+    with pytest.raises(Unauthorized):
+        client(Script(httpx.Response(403, html="<h1>no</h1>"))).budget()
+
+
+def test_an_answer_of_another_version_is_a_service_error() -> None:
+    with pytest.raises(ServiceError, match="not a BudgetView"):
+        client(Script(good("{}"))).budget()
+
+
+@pytest.mark.parametrize(
+    "hiccup",
+    [
+        httpx.ConnectError("refused"),
+        httpx.ConnectTimeout("slow"),
+        httpx.ReadTimeout("slow"),
+        httpx.RemoteProtocolError("hung up"),
+        problem(429, "rate-limited", retry_after="1"),
+        problem(502, "bad-gateway"),
+        problem(503, "unavailable", retry_after="1"),
+        problem(504, "gateway-timeout"),
+        problem(409, "in-flight", retryable=True),
+        httpx.Response(503, html="<h1>nginx</h1>"),
+    ],
+    ids=repr,
+)
+def test_named_failures_are_tried_again(hiccup: Reply) -> None:
+    script = Script(hiccup, hiccup, good(OPENED))
+    assert client(script).open("r", OPEN) == OpenAnswer(groups=[])
+    assert script.calls == 3
+
+
+@pytest.mark.parametrize("hiccup", [httpx.ConnectError("refused"), problem(503, "unavailable"), problem(429, "rate")])
+def test_before_any_delivery_the_end_is_unavailable(hiccup: Reply) -> None:
+    """The caller may be sure that nothing happened."""
+    script = Script(*[hiccup] * 4)
+    with pytest.raises(Unavailable) as raised:
+        client(script).open("r", OPEN)
+    assert type(raised.value) is Unavailable
+    assert script.calls == 4
+
+
+@pytest.mark.parametrize("hiccup", [httpx.ReadTimeout("slow"), problem(504, "gateway-timeout")])
+def test_after_a_possible_delivery_the_end_is_outcome_unknown(hiccup: Reply) -> None:
+    """One lost answer is enough, whatever the later attempts met; the message names the ids and how to ask."""
+    refused = httpx.ConnectError("refused")
+    with pytest.raises(OutcomeUnknown, match=r"groups 'g' of run 'r' may have been opened.*reservation"):
+        client(Script(refused, hiccup, refused, refused)).open("r", OPEN)
+
+
+def test_a_lost_answer_to_a_question_is_unavailable() -> None:
+    """Where nothing is stored nothing can be unknown."""
+    with pytest.raises(Unavailable):
+        client(Script(*[httpx.ReadTimeout("slow")] * 4)).budget()
+
+
+def test_a_definite_answer_after_a_lost_one_stands() -> None:
+    with pytest.raises(Conflict):
+        client(Script(httpx.ReadTimeout("slow"), problem(422, "id-reused"))).open("r", OPEN)
+
+
+def test_many_ids_are_named_shortly() -> None:
+    request = OpenRequest(groups=[OpenGroup(group_id=f"g{i}", prompt_key="k") for i in range(9)])
+    with pytest.raises(OutcomeUnknown, match=r"'g0', 'g1', 'g2', 'g3', 'g4' and 4 more"):
+        client(Script(*[httpx.ReadTimeout("slow")] * 4)).open("r", request)
+
+
+def test_a_batch_over_the_bound_never_leaves() -> None:
+    with pytest.raises(ValueError, match=f"at most {MAX_GROUPS}"):
+        OpenRequest(groups=[OpenGroup(group_id=f"g{i}", prompt_key="k") for i in range(MAX_GROUPS + 1)])
+
+
+def test_retry_after_is_kept_with_jitter() -> None:
+    """Never earlier than the service asked, and not all clients in the same moment."""
+    retries = Retries(wait_jitter_s=0.5)
+    waits = {retries.backoff(Failure(Unavailable(), again=True, after_s=2.0)) for _ in range(50)}
+    assert all(2.0 <= float(wait) <= 2.5 for wait in waits)
+    assert len(waits) > 1
+
+
+def test_a_longer_retry_after_than_the_bound_ends_the_call() -> None:
+    script = Script(problem(429, "rate-limited", retry_after="3600"))
+    with pytest.raises(Unavailable):
+        client(script).budget()
+    assert script.calls == 1
+
+
+@pytest.mark.parametrize("value", ["", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "nan", "-1", "inf"])
+def test_an_unreadable_retry_after_counts_as_none(value: str) -> None:
+    script = Script(problem(503, "unavailable", retry_after=value), good(BUDGET))
+    assert client(script).budget().team == "t"
+
+
+def test_one_attempt_means_one() -> None:
+    script = Script(httpx.ConnectError("refused"))
+    with pytest.raises(Unavailable):
+        client(script, retries=Retries(attempts=1)).budget()
+
+
+async def test_the_asynchronous_client_judges_alike() -> None:
+    script = Script(httpx.ReadTimeout("slow"), problem(503, "unavailable"), good(OPENED))
+    async with AllocatorClient("http://service.test", KEY, transport=httpx.MockTransport(script)) as allocator:
+        assert await allocator.open("r", OPEN) == OpenAnswer(groups=[])
+    assert script.calls == 3
+
+
+def test_no_message_and_no_log_shows_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    script = Script(*[httpx.ReadTimeout("slow")] * 4)
+    allocator = client(script)
+    with pytest.raises(OutcomeUnknown) as raised:
+        allocator.open("r", OPEN)
+    seen: BaseException | None = raised.value
+    while seen is not None:
+        assert KEY not in repr(seen)
+        seen = seen.__cause__ or seen.__context__
+    assert KEY not in caplog.text
+    assert KEY not in repr(vars(allocator)) + repr(vars(allocator._http))
+
+
+IDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30)
+
+
+@given(IDS, IDS)
+def test_any_id_survives_the_path(first: str, second: str) -> None:
+    """As a server decodes it, once, the path has the id in it whole; no two pairs of ids share a path."""
+    url = httpx.URL("http://service.test").copy_with(raw_path=path("runs", first, "groups", second).encode())
+    parts = url.raw_path.decode().split("/")
+    assert parts[:3] == ["", "v1", "runs"]
+    assert [httpx.URL(f"http://x/{part}").path[1:] for part in (parts[3], parts[5])] == [first, second]
+
+
+def test_an_empty_id_is_refused_here() -> None:
+    """`/v1/runs/` would be another route."""
+    with pytest.raises(InvalidInput):
+        client(Script()).get_run("")
