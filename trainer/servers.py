@@ -204,6 +204,7 @@ class VllmOptions:
     Attributes:
         served_name: the model's name in requests.
         dtype: `float32` makes log-probabilities equal the trainer's; `bfloat16` is usual on GPUs.
+        max_model_len: longest prompt and completion together; None takes the model's own limit.
         max_num_seqs: sequences generated together.
         kv_cache_bytes: size of the key-value cache; None lets vLLM take its share of the device.
         eager: no compilation; starts in half the time.
@@ -213,7 +214,7 @@ class VllmOptions:
 
     served_name: str = "policy"
     dtype: str = "float32"
-    max_model_len: int = 1024
+    max_model_len: int | None = None
     max_num_seqs: int = 256
     kv_cache_bytes: int | None = 128 * 2**20
     eager: bool = True
@@ -226,8 +227,7 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
     options = options or VllmOptions()
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.resolve())]
     command += ["--served-model-name", options.served_name, "--host", "127.0.0.1", "--port", "{port}"]
-    command += ["--dtype", options.dtype, "--max-model-len", str(options.max_model_len)]
-    command += ["--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm"]
+    command += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm"]
     command += [
         "--worker-extension-cls",
         f"{EXTENSION.stem}.Extension",
@@ -235,6 +235,8 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
         '{"backend": "fs"}',
     ]
     command += ["--uvicorn-log-level", "warning"]
+    if options.max_model_len is not None:
+        command += ["--max-model-len", str(options.max_model_len)]
     if options.kv_cache_bytes is not None:
         command += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
     if options.eager:
