@@ -66,10 +66,15 @@ def report(
     ] = "",
 ) -> None:
     """Compare runs: one HTML file that opens offline, its plots as PNGs beside it, and a table here."""
-    from trainer.report import write_report  # noqa: PLC0415 - needs matplotlib
+    from rich.console import Console  # noqa: PLC0415 - with matplotlib, slow to import
+
+    from trainer.report import compare, text_table, write_report  # noqa: PLC0415 - needs matplotlib
 
     with told():
-        typer.echo(f"written: {write_report(runs, out, reference=reference)}")
+        comparison = compare(runs, reference=reference)
+        page = write_report(comparison, out)
+    Console().print(text_table(comparison))
+    typer.echo(f"written: {page}")
 
 
 def read(config_file: Path | None, overrides: list[str] | None) -> Config:

@@ -1,0 +1,297 @@
+"""What a run says of itself: one JSON object a step, always; TensorBoard, W&B and a progress bar when asked.
+
+Owns the record of a step, the events of a run and who listens to them. Listeners are told, never asked: none of them can
+change a run. Read back by `trainer.report`, also while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+
+METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.json"
+SUMMARY_FILE = "summary.json"
+
+
+class StepMetrics(BaseModel):
+    """One line of `metrics.jsonl`. Step 0 is the measurement before the first step.
+
+    Attributes:
+        step: optimiser steps done.
+        version: weight version that the next rollouts are drawn from.
+        elapsed_s: seconds of training so far, over all attempts of the run.
+        accuracy: mean outcome of the step's rollouts; None where there were none.
+        held_out_accuracy: on problems never trained on; None where it was not measured.
+        groups: prompts of the step that got rollouts.
+        mean_group_size: rollouts per such prompt.
+        rollouts: drawn in this step; `rollouts_total` so far.
+        rollouts_saved: against the reference group size for every group so far, cumulative; negative if more were drawn.
+        evaluation_rollouts: drawn for measuring so far, off the budget.
+        tokens: sampled in this step; `tokens_total` so far.
+        prior_squared_error: pooled squared error of the run's priors, on the outcome scale (D).
+        prior_explained_variance: share of the variance between prompts that the prior explains.
+        prior_strength: pseudo-rollouts that a prior counts for (m).
+        loss: clipped policy-gradient loss per token.
+        grad_norm: before clipping.
+        clip_fraction: share of tokens whose ratio was clipped.
+        kl: estimate of KL(sampling policy || updated policy) while updating.
+        entropy: of the policy; None unless asked for.
+        mismatch: mean |log p of the learner - log p of the server| before the update.
+        seconds: by phase: rollouts, learning, publishing, evaluation, checkpoint.
+        degraded: whether the prior or the allocator could not be used in this step.
+        fallback: whether decisions of this step were made in this process because the allocator was away.
+        detail: why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    step: int
+    version: int
+    elapsed_s: float = 0.0
+    accuracy: float | None = None
+    held_out_accuracy: float | None = None
+    groups: int = 0
+    mean_group_size: float | None = None
+    rollouts: int = 0
+    rollouts_total: int = 0
+    rollouts_saved: int = 0
+    evaluation_rollouts: int = 0
+    tokens: int = 0
+    tokens_total: int = 0
+    prior_squared_error: float | None = None
+    prior_explained_variance: float | None = None
+    prior_strength: float | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    clip_fraction: float | None = None
+    kl: float | None = None
+    entropy: float | None = None
+    mismatch: float | None = None
+    seconds: dict[str, float] = {}
+    degraded: bool = False
+    fallback: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run begins, or goes on after `step`."""
+
+    directory: Path
+    method: str
+    step: int
+    rollouts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the run does now: rollouts, learning, publishing, evaluation or checkpoint."""
+
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step is done, or, as step 0, the measurement before the first."""
+
+    metrics: StepMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something that a user should know: a service went away or came back, a group was given up."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished run. `accuracy_start` and `accuracy_end` are held-out; None where there is nothing to measure on."""
+
+    run_id: str
+    method: str
+    directory: Path
+    steps: int
+    rollouts: int
+    rollouts_saved: int
+    evaluation_rollouts: int
+    tokens: int
+    seconds: float
+    accuracy_start: float | None
+    accuracy_end: float | None
+
+
+Event = Started | Phase | Stepped | Noticed | Summary
+Listener = Callable[[Event], None]
+
+
+def read_metrics(directory: Path) -> list[StepMetrics]:
+    """Return the steps of a run so far; an unfinished last line is left out.
+
+    Raises:
+        ConfigError: there is no `metrics.jsonl` in `directory`, or nothing in it.
+    """
+    path = directory / METRICS_FILE
+    if not path.is_file():
+        raise ConfigError(f"{directory} is no run: it has no {METRICS_FILE}")
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    if not lines:
+        raise ConfigError(f"{path} is empty: the run has not measured anything yet")
+    return [StepMetrics.model_validate_json(line) for line in lines]
+
+
+def read_config(directory: Path) -> Config:
+    """Return the configuration that a run was started with.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{directory} is no run: it has no {CONFIG_FILE}")
+    return Config.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def listeners(config: Config, directory: Path, step: int, others: Sequence[Listener] = ()) -> Iterator[Listener]:
+    """Enter everything that wants to hear of a run, as one listener.
+
+    Args:
+        config: says who listens.
+        directory: of the run.
+        step: steps that are kept from an earlier attempt; later lines of `metrics.jsonl` are dropped.
+        others: told too, first.
+    """
+    asked = config.logging
+    with ExitStack() as stack:
+        everyone = [*others, stack.enter_context(_json_lines(directory, step))]
+        if asked.progress:
+            everyone.append(stack.enter_context(progress_bar(config)))
+        if asked.tensorboard:
+            everyone.append(stack.enter_context(_tensorboard(directory)))
+        if asked.wandb:
+            everyone.append(stack.enter_context(_wandb(config, directory)))
+
+        def tell(event: Event) -> None:
+            for listener in everyone:
+                listener(event)
+
+        yield tell
+
+
+@contextmanager
+def _json_lines(directory: Path, step: int) -> Iterator[Listener]:
+    path = directory / METRICS_FILE
+    kept = [row for row in read_metrics(directory) if row.step <= step] if path.is_file() and step else []
+    path.write_text("".join(f"{row.model_dump_json()}\n" for row in kept), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as lines:
+
+        def write(event: Event) -> None:
+            if isinstance(event, Stepped):
+                lines.write(f"{event.metrics.model_dump_json()}\n")
+                lines.flush()
+            elif isinstance(event, Summary):
+                record = {name: getattr(event, name) for name in event.__slots__}
+                (directory / SUMMARY_FILE).write_text(json.dumps(record, default=str, indent=1), encoding="utf-8")
+
+        yield write
+
+
+@contextmanager
+def progress_bar(config: Config, console: Console | None = None) -> Iterator[Listener]:
+    """Show step, accuracy, rollouts used and saved, and what is out of order; on standard error by default."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[phase]}"),
+    )
+    total = config.run.rollouts or config.run.steps
+    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(config.method, total=total, shown="", phase="starting")
+        yield partial(_show, bar, task, config.run.rollouts)
+
+
+def _show(bar: Progress, task: TaskID, limit: int | None, event: Event) -> None:
+    match event:
+        case Phase(name=name):
+            bar.update(task, phase=name)
+        case Stepped(metrics=row):
+            done = row.step if limit is None else row.rollouts_total
+            bar.update(task, completed=done, shown=_line(row, limit))
+        case Noticed(text=text):
+            bar.console.print(f"[yellow]{text}[/yellow]")
+        case Summary():
+            bar.update(task, phase="done")
+        case Started():
+            pass
+
+
+def _line(row: StepMetrics, limit: int | None) -> str:
+    """Return a step in one line, for the progress bar."""
+    used = f"{row.rollouts_total:,}" + (f"/{limit:,}" if limit else "")
+    parts = [f"step {row.step}", f"rollouts {used}, saved {row.rollouts_saved:,}"]
+    parts += [f"accuracy {row.accuracy:.3f}"] if row.accuracy is not None else []
+    parts += [f"held-out {row.held_out_accuracy:.3f}"] if row.held_out_accuracy is not None else []
+    parts += ["[yellow]fallback[/yellow]" if row.fallback else "[yellow]degraded[/yellow]"] if row.degraded else []
+    return " · ".join(parts)
+
+
+@contextmanager
+def _tensorboard(directory: Path) -> Iterator[Listener]:
+    from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415 - optional, slow to import
+
+    writer = SummaryWriter(str(directory / "tensorboard"))
+    try:
+
+        def write(event: Event) -> None:
+            if isinstance(event, Stepped):
+                for name, value in _scalars(event.metrics).items():
+                    writer.add_scalar(name, value, event.metrics.step)
+
+        yield write
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _wandb(config: Config, directory: Path) -> Iterator[Listener]:
+    try:
+        import wandb  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigError(
+            "logging.wandb = true needs the wandb package: pip install wandb, or set it to false"
+        ) from None
+    settings = config.model_dump(mode="json")
+    run = wandb.init(project=config.logging.wandb_project, name=directory.name, dir=str(directory), config=settings)
+    try:
+
+        def write(event: Event) -> None:
+            if isinstance(event, Stepped):
+                run.log(_scalars(event.metrics), step=event.metrics.step)
+
+        yield write
+    finally:
+        run.finish()
+
+
+def _scalars(row: StepMetrics) -> dict[str, float]:
+    """Return the numbers of a step by name, phases as `seconds/rollouts` and so on."""
+    fields: dict[str, Any] = row.model_dump(exclude={"step", "seconds", "detail"})
+    numbers = {name: float(value) for name, value in fields.items() if value is not None}
+    return numbers | {f"seconds/{phase}": value for phase, value in row.seconds.items()}
