@@ -13,8 +13,8 @@ from rollout_budget.groups import IntArray
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.stopping.base import Worth
 
-SMALLEST_PRICE = 1e-300
-"""Stands in for a price of 0 in the closed form, so that nothing overflows."""
+SMALLEST_WORTH = 1e-300
+"""A rollout worth less counts as worth nothing: it keeps the closed form clear of overflow and of denormal numbers."""
 
 
 def marginal(worth: Worth, number: IntArray) -> FloatArray:
@@ -63,21 +63,21 @@ def _worth_more_than(worth: Worth, threshold: float, most: IntArray) -> IntArray
     """
     if threshold < 0.0:
         return most.copy()
-    root = np.sqrt(0.25 + worth.scale / max(threshold, SMALLEST_PRICE)) - 0.5
+    threshold = max(threshold, SMALLEST_WORTH)
+    root = np.sqrt(0.25 + worth.scale / threshold) - 0.5
     count = np.clip(np.ceil(root - worth.size), 0, most).astype(np.int64)
     count += (count < most) & (marginal(worth, count + 1) > threshold)
-    count -= (count > 0) & (marginal(worth, count) <= threshold)
+    count -= (count > 0) & (marginal(worth, np.maximum(count, 1)) <= threshold)
     return count
 
 
 def _between(low: float, high: float) -> float | None:
-    """Return a float strictly between two floats, halving the number of floats between them; None if there is none.
+    """Return a threshold strictly between two, halving the number of floats between them; None if there is none.
 
     Non-negative floats sort like their bits, so no more than 64 steps lead to two neighbours.
     """
     if low < 0.0:
-        return 0.0 if high > 0.0 else None
-    bits = np.array([low, high]).view(np.int64)
-    if bits[1] - bits[0] <= 1:
-        return None
-    return float(((bits[:1] + bits[1:]) // 2).view(np.float64)[0])
+        return SMALLEST_WORTH if high > SMALLEST_WORTH else None
+    first, last = np.array([low, high]).view(np.int64).tolist()
+    middle = np.array([first + (last - first) // 2], dtype=np.int64)
+    return float(middle.view(np.float64)[0]) if last - first > 1 else None

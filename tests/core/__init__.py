@@ -1,0 +1,1 @@
+"""The pure core, tested by exact enumeration and by properties."""

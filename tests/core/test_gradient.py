@@ -1,0 +1,103 @@
+"""Bias of the policy gradient, exactly: a Bernoulli policy of one parameter, every outcome pattern enumerated.
+
+With y = 1 of probability p = sigmoid(theta) the score is y - p and the gradient of E[y] is p (1 - p). A method's
+figure is the expected gradient over that truth, less 1. `sum` divides the expected sum over samples by the expected
+number of samples (a loss that sums over all samples of a batch); `mean` averages within each group first (a loss with
+a mean per group).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rollout_budget import baselines, stopping
+from rollout_budget.decisions import Rules, sample_baselines
+from rollout_budget.reliability import Reliability
+from tests.core.enumeration import Pattern, patterns, probabilities, same_prior, stopped
+
+KNOWN = Reliability.known(1 / 12, 1 / 6)
+RATES = (0.05, 0.2, 0.5, 0.7, 0.95)
+PRIORS = (0.1, 0.3, 0.5, 0.8)
+PRICES = (1 / 1024, 1 / 256, 1 / 100)
+
+
+def relative_bias(rules: Rules, drawn: list[Pattern], first: int, prior: float, p: float) -> tuple[float, float]:
+    """Return the relative bias of the `sum` and of the `mean` gradient at success rate p."""
+    groups = same_prior(prior, drawn)
+    baseline, carries = sample_baselines(rules, groups, KNOWN, np.full(len(drawn), first))
+    terms = np.where(carries, (groups.outcomes - baseline) * (groups.outcomes - p), 0.0)
+    count = np.bincount(groups.owner, carries, len(groups))
+    total = np.bincount(groups.owner, terms, len(groups))
+    chance, truth = probabilities(drawn, p), p * (1 - p)
+    assert chance.sum() == pytest.approx(1.0)
+    return float(chance @ total / (chance @ count) / truth - 1), float(chance @ (total / count) / truth - 1)
+
+
+def fixed_bias(name: str, k: int, prior: float, p: float) -> float:
+    rules = Rules(baselines.get(name), stopping.get("fixed"), k_max=k)
+    return relative_bias(rules, patterns(k), k, prior, p)[0]
+
+
+def worst_stopped_bias(estimator: str, rule: str, k_init: int, *, first_wave_only: bool) -> tuple[float, float]:
+    """Return the largest relative bias over priors, rates and prices, for `sum` and `mean`, groups of at most 8."""
+    worst = np.zeros(2)
+    for prior in PRIORS:
+        for price in PRICES:
+            rules = Rules(baselines.get(estimator), stopping.get(rule), price=price, k_init=k_init, k_max=8)
+            drawn, first = stopped(rules, prior, KNOWN)
+            rules = replace(rules, first_wave_only=first_wave_only)
+            for p in RATES:
+                worst = np.maximum(worst, np.abs(relative_bias(rules, drawn, first, prior, p)))
+    return float(worst[0]), float(worst[1])
+
+
+@pytest.mark.parametrize("name", ["leave_one_out", "empirical_bayes"])
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("p", RATES)
+def test_leaving_the_sample_out_is_unbiased(name: str, k: int, prior: float, p: float) -> None:
+    """At a fixed k the expected gradient is the true one, for any prior and any rate."""
+    assert fixed_bias(name, k, prior, p) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("p", RATES)
+def test_group_mean_shrinks_the_gradient_by_its_own_share(k: int, p: float) -> None:
+    """A sample in its own baseline costs exactly 1/k of the gradient: all of it at k = 1."""
+    assert fixed_bias("group_mean", k, 0.5, p) == pytest.approx(-1 / k, abs=1e-12)
+
+
+@pytest.mark.parametrize(("k", "figure"), [(2, 0.644), (4, 0.322), (8, 0.150)])
+def test_paper_fusion_biases_the_gradient(k: int, figure: float) -> None:
+    """Fusing with the sample's own outcome costs up to the stated share over this grid; never the sign."""
+    worst = max((fixed_bias("v05", k, prior, p) for prior in PRIORS for p in RATES), key=abs)
+    assert abs(worst) == pytest.approx(figure, abs=5e-4)
+    assert worst > -1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "rule", "k_init", "of_sum", "of_mean"),
+    [
+        ("empirical_bayes", "posterior_variance", 2, 0.051, 0.500),
+        ("leave_one_out", "posterior_variance", 2, 0.089, 0.556),
+        ("leave_one_out", "osla", 4, 0.075, 0.510),
+        ("v05", "osla", 4, 0.322, 0.322),
+    ],
+)
+def test_a_stop_that_depends_on_outcomes_biases_the_gradient(
+    estimator: str, rule: str, k_init: int, of_sum: float, of_mean: float
+) -> None:
+    """The worst bias over the grid: small when a loss sums over samples, large when it averages within groups."""
+    worst = worst_stopped_bias(estimator, rule, k_init, first_wave_only=False)
+    assert worst == pytest.approx((of_sum, of_mean), abs=5e-4)
+
+
+@pytest.mark.parametrize("estimator", ["empirical_bayes", "leave_one_out"])
+@pytest.mark.parametrize(("rule", "k_init"), [("posterior_variance", 2), ("posterior_variance", 0), ("osla", 4)])
+def test_the_first_wave_alone_is_unbiased_under_any_stop(estimator: str, rule: str, k_init: int) -> None:
+    """With advantages and baselines of the first wave only, the bias is exactly nothing."""
+    worst = worst_stopped_bias(estimator, rule, k_init, first_wave_only=True)
+    assert worst == pytest.approx((0.0, 0.0), abs=1e-12)
