@@ -249,15 +249,14 @@ class Transaction:
             for row in await self._connection.execute(query)
         ]
 
-    async def levels(self, team: str, policy: str, *, near: int | None = None, most: int | None = None) -> list[Level]:
-        """Return the sums of a policy's versions in order of version, or the `most` that are nearest to `near`."""
+    async def levels(self, team: str, policy: str, *, most: int, near: int | None = None) -> list[Level]:
+        """Return the sums of the `most` versions nearest to `near`, or of the newest, in order of version."""
         table = schema.versions
         columns = [table.c[name] for name in Level.__slots__]
-        order: ColumnElement[Any] = table.c.version if near is None else func.abs(table.c.version - near)
-        query = select(*columns).where(table.c.team == team, table.c.policy == policy).order_by(order, table.c.version)
-        if most is not None:
-            query = query.limit(most)
-        return [Level(*row) for row in await self._connection.execute(query)]
+        distance: ColumnElement[Any] = -table.c.version if near is None else func.abs(table.c.version - near)
+        query = select(*columns).where(table.c.team == team, table.c.policy == policy)
+        rows = await self._connection.execute(query.order_by(distance, table.c.version).limit(most))
+        return sorted((Level(*row) for row in rows), key=lambda level: level.version)
 
     async def scores(self, team: str, policy: str) -> list[Scores]:
         """Return how values did that had been given before their evidence came, by version and tenth of [0, 1]."""
