@@ -50,6 +50,7 @@ class Worker:
             await asyncio.sleep(min(self._every_s * 2.0 ** min(failures, 10), MAX_PAUSE_S))
             return
         try:
-            await asyncio.wait_for(self._woken.wait(), self._every_s)
+            async with asyncio.timeout(self._every_s):  # unlike wait_for, it never swallows a cancellation
+                await self._woken.wait()
         except TimeoutError:
             return

@@ -12,14 +12,26 @@ import httpx
 from rollout_budget.client import AllocatorClient, Retries
 from rollout_budget.client.base import Allocator
 from rollout_budget.engine.ports import Store
-from rollout_budget.wire import KeyCreate, TeamCreate
+from rollout_budget.wire import CloseAnswer, CloseRequest, KeyCreate, TeamCreate
 from services.allocator.app import create_app
 from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
+from services.allocator.service import Service
 from services.allocator.settings import Settings
 from services.kit.database import connect
 from tests.allocator.databases import fresh_postgres, fresh_sqlite
 from tests.conformance.implementations import ALLOCATORS, STORES, World
+
+
+class Delivering(AllocatorClient):
+    """A client that waits after each close for what the service does in the background: evidence goes to its source."""
+
+    service: Service
+
+    async def close(self, run_id: str, request: CloseRequest) -> CloseAnswer:
+        answer = await super().close(run_id, request)
+        await self.service.engine.deliver_evidence()
+        return answer
 
 
 @asynccontextmanager
@@ -47,15 +59,14 @@ async def _over_http(url: str, folder: Path, world: World) -> AsyncIterator[Allo
     settings = Settings.model_validate({"data": folder, "database_url": url, "deliver_every_s": 3600})
     app = create_app(settings, priors=world.priors)
     async with app.router.lifespan_context(app):
-        service = app.state.service
+        service: Service = app.state.service
         service.store.clock_offset_s = lambda: world.clock.elapsed_s
         async with service.directory() as directory:
             await directory.add_team(TeamCreate(team="team", limits=world.limits))
             token = (await directory.create_key(KeyCreate(team="team"), "conformance")).token
         transport = httpx.ASGITransport(app=app)
-        async with AllocatorClient(
-            "http://allocator", token, transport=transport, retries=Retries(attempts=1)
-        ) as client:
+        async with Delivering("http://allocator", token, transport=transport, retries=Retries(attempts=1)) as client:
+            client.service = service
             yield client
 
 

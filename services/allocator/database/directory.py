@@ -43,8 +43,8 @@ class Directory:
             Conflict: the id was used before with another body.
         """
         row = {"team": request.team, "name": request.name, "fingerprint": fingerprint(request), "created_s": now_s()}
-        statement = insert(self._connection, teams).values(row).on_conflict_do_nothing()
-        created = (await self._connection.execute(statement)).rowcount == 1
+        statement = insert(self._connection, teams).values(row).on_conflict_do_nothing().returning(teams.c.team)
+        created = await self._connection.scalar(statement) is not None
         ledger = SqlLedger(self._connection)
         if created:
             await ledger.set_team_limits(request.team, request.limits)
@@ -76,7 +76,7 @@ class Directory:
         once = digest(f"idempotency {idempotency_key}", self._pepper)
         row = {"digest": once, "fingerprint": body, "key_id": key_id, "created_s": now_s()}
         claim = insert(self._connection, idempotency).values(row).on_conflict_do_nothing()
-        first = (await self._connection.execute(claim)).rowcount == 1
+        first = await self._connection.scalar(claim.returning(idempotency.c.digest)) is not None
         stored = (await self._connection.execute(select(idempotency).where(idempotency.c.digest == once))).one()
         if stored.fingerprint != body:
             raise Conflict("this Idempotency-Key was used before with another body")

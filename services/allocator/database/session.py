@@ -54,7 +54,8 @@ class Database:
             yield
             return
         try:
-            await asyncio.wait_for(self._turn.acquire(), TURN_TIMEOUT_S)
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await self._turn.acquire()
         except TimeoutError as error:
             raise Unavailable("too many requests are waiting to write; nothing was stored") from error
         try:

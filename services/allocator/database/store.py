@@ -162,14 +162,14 @@ class SqlStore:
     Args:
         database: where everything lies.
         committed: told what a transaction did, after it committed; must not raise.
-        clock_offset_s: added to the database's clock; tests set it to let leases run out without waiting.
+        clock_offset_s: added to the database's clock; tests let leases run out with it, without waiting.
     """
 
     def __init__(
         self,
         database: Database,
         committed: Callable[[SqlTransaction], None] = lambda _transaction: None,
-        clock_offset_s: float = 0.0,
+        clock_offset_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.clock_offset_s = clock_offset_s
         self._database = database
@@ -179,7 +179,7 @@ class SqlStore:
     async def transaction(self) -> AsyncIterator[SqlTransaction]:
         """Enter a transaction: commits at the end of the block, rolls back if the block raises."""
         async with self._database.transaction() as connection:
-            transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s))
+            transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s()))
             yield transaction
         self._committed(transaction)
 
