@@ -43,11 +43,10 @@ def share(worth: Worth, wanted: IntArray, cap: int) -> IntArray:
     if cap >= int(wanted.sum()):
         return wanted.copy()
     low, high = -1.0, float(worth.scale.max() / (worth.size.min() * (worth.size.min() + 1.0)))
-    while (middle := _between(low, high)) is not None:
-        if int(_worth_more_than(worth, middle, wanted).sum()) > cap:
-            low = middle
-        else:
-            high = middle
+    above = -1
+    while above != cap and (middle := _between(low, high)) is not None:
+        above = int(_worth_more_than(worth, middle, wanted).sum())
+        low, high = (middle, high) if above > cap else (low, middle)
     certain = _worth_more_than(worth, high, wanted)
     tied = _worth_more_than(worth, low, wanted) - certain
     before = np.cumsum(tied) - tied
