@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -53,6 +53,8 @@ class RunSection(Section):
 class ArithmeticSection(Section):
     """Generated sums and differences of graded difficulty (`trainer.tasks.arithmetic`)."""
 
+    verifier: ClassVar[str] = "exact"
+
     size: PositiveInt = 4000
     held_out_size: PositiveInt = 256
     levels: Annotated[list[Annotated[int, Field(ge=1, le=9)]], Field(min_length=1)] = [1, 2, 3, 4]
@@ -69,6 +71,7 @@ class JsonlSection(Section):
     level_field: str | None = None
     held_out_path: str | None = None
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    verifier: Literal["math", "exact"] = "math"
 
 
 class TaskSection(Section):
@@ -87,8 +90,17 @@ class TaskSection(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The named task's own settings, as `trainer.tasks.get` takes them."""
-        section: Section = getattr(self, self.name)
-        return section.model_dump()
+        return self._named.model_dump(exclude={"verifier"})
+
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier, as `trainer.rewards.get` takes it."""
+        return self._named.verifier
+
+    @property
+    def _named(self) -> ArithmeticSection | JsonlSection:
+        section: ArithmeticSection | JsonlSection = getattr(self, self.name)
+        return section
 
 
 class DemoPolicySection(Section):
@@ -155,7 +167,6 @@ class RolloutsSection(Section):
     prompts_per_step: PositiveInt | None = None
     max_tokens: PositiveInt = 8
     temperature: PositiveFloat = 1.0
-    concurrency: PositiveInt = 64
 
 
 class LearnerSection(Section):

@@ -32,6 +32,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from trainer import tasks
 from trainer.config import Config, DemoPolicySection
@@ -70,6 +71,7 @@ def ensure_policy(config: Config) -> Path:
     Raises:
         ConfigError: `policy.path` names no model, or the task has no demonstrations to warm a demo policy up with.
     """
+    disable_progress_bar()
     if config.policy.path is not None:
         return _given(config.policy.path)
     directory = config.run.cache_dir / f"policy-{demo_key(config)}"
@@ -92,6 +94,7 @@ def demo_key(config: Config) -> str:
 
 def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the causal model in `directory`, on the CPU, in training mode, without a key-value cache."""
+    disable_progress_bar()
     model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(directory, dtype=dtype))
     model.config.use_cache = False
     return model.train()

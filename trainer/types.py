@@ -102,6 +102,10 @@ class Verifier(Protocol):
         """Return one outcome in [0, 1] per completion text; never raises for a bad answer, which is worth 0."""
         ...
 
+    async def close(self) -> None:
+        """End what it runs answers in, if anything."""
+        ...
+
 
 class Task(Protocol):
     """Problems to train on and held-out ones to measure on."""

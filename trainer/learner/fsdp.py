@@ -60,15 +60,20 @@ class World:
         return most
 
 
+def device_kind(device: str) -> str:
+    """Return "cpu" or "cuda"; "auto" is "cuda" where there is one."""
+    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @contextmanager
 def world(device: str, *, timeout_s: float) -> Iterator[World]:
     """Join the processes that torchrun has started, or make a world of this one; leave it at the end.
 
     Args:
-        device: "cpu", "cuda", or "auto" for "cuda" where there is one.
+        device: "cpu", "cuda" or "auto".
         timeout_s: longest wait of a collective, rollouts of rank 0 included; beyond, the run fails instead of hanging.
     """
-    kind = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = device_kind(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     if kind == "cuda":

@@ -1,0 +1,109 @@
+"""Which prompts a step draws, and how many: shuffled epochs over the pool, sized by a budget of rollouts.
+
+Pure and deterministic: both follow from the seed and from what was drawn, and both can be stored and restored.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.config import Config
+from trainer.types import Problem
+
+EXPECTED_AUTO = 4
+"""Group size to expect of `k_init = "auto"` before any was seen: what the rules grant while they know nothing of a prior."""
+MEMORY_STEPS = 5
+"""Steps that the recent mean group size looks back on: enough to average over prompts, few enough to follow the prior."""
+
+
+class PromptSampler:
+    """Deals the pool in shuffled epochs; a step never holds a prompt twice, also where two epochs meet."""
+
+    def __init__(self, pool: Sequence[Problem], *, seed: int) -> None:
+        self._pool = pool
+        self._seed = seed
+        self._epoch = 0
+        self._position = 0
+        self._owed: list[int] = []
+        self._order = self._shuffled()
+
+    def take(self, count: int) -> list[Problem]:
+        """Return the next `count` problems, at most the whole pool.
+
+        Where the next epoch brings a problem that this step has already, it comes first in the next step instead.
+        """
+        chosen: dict[int, None] = {}
+        waiting, owed = self._owed, []
+        while len(chosen) < min(count, len(self._pool)):
+            index = waiting.pop(0) if waiting else self._next()
+            if index in chosen:
+                owed.append(index)
+            else:
+                chosen[index] = None
+        self._owed = owed + waiting
+        return [self._pool[index] for index in chosen]
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as JSON."""
+        return {"epoch": self._epoch, "position": self._position, "owed": list(self._owed)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where a sampler of the same pool and seed was."""
+        self._epoch, self._position, self._owed = state["epoch"], state["position"], list(state["owed"])
+        self._order = self._shuffled()
+
+    def _next(self) -> int:
+        if self._position == len(self._order):
+            self._epoch, self._position = self._epoch + 1, 0
+            self._order = self._shuffled()
+        self._position += 1
+        return self._order[self._position - 1]
+
+    def _shuffled(self) -> list[int]:
+        order = list(range(len(self._pool)))
+        random.Random(f"prompts/{self._seed}/{self._epoch}").shuffle(order)  # noqa: S311 - reproducible, not secret
+        return order
+
+
+@dataclass(slots=True)
+class StepSize:
+    """How many prompts a step opens: its budget of rollouts over the recent mean group size.
+
+    The mean is over groups, exponentially forgotten over `MEMORY_STEPS` steps. So when a good prior lets groups shrink,
+    the same number of rollouts a step buys more prompts. The budget of a step is an aim; the run's limit, which the
+    ledger holds, is hard.
+
+    Attributes:
+        rollouts: budget of a step.
+        prompts: a fixed number of prompts instead, or None.
+        mean_group: recent mean group size.
+    """
+
+    rollouts: int
+    prompts: int | None
+    mean_group: float
+
+    @classmethod
+    def of(cls, config: Config) -> StepSize:
+        """Start from the group size that the run's rules begin with."""
+        settings = config.allocator
+        first = settings.k_max if settings.stopping == "fixed" else settings.k_init
+        return cls(
+            rollouts=config.rollouts.per_step,
+            prompts=config.rollouts.prompts_per_step,
+            mean_group=float(EXPECTED_AUTO if first == "auto" else first),
+        )
+
+    def next(self, remaining: int | None) -> int:
+        """Return how many prompts to open, at least one, so that about `remaining` rollouts are not exceeded."""
+        wanted = self.rollouts if self.prompts is None else self.prompts * self.mean_group
+        affordable = wanted if remaining is None else min(wanted, remaining)
+        return max(1, round(affordable / self.mean_group))
+
+    def saw(self, groups: int, rollouts: int) -> None:
+        """Take a finished step into account."""
+        if groups:
+            self.mean_group += (rollouts / groups - self.mean_group) / MEMORY_STEPS

@@ -1,0 +1,98 @@
+"""A run's identity: its folder, its declaration to the allocator, and whether a configuration is that of an earlier attempt.
+
+Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `attempt`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from rollout_budget.wire import RunLimits, RunSpec
+from trainer.config import Config, Section
+from trainer.errors import ConfigError
+from trainer.metrics import CONFIG_FILE, read_config
+
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+ATTEMPT_FILE = "attempt"
+FIXED = ("task", "policy", "allocator")
+"""Sections that must stay as they were when a run goes on: with others it would be another run under the same name."""
+MOVABLE = {"url", "key_file"}
+"""Settings of those sections that may change: where a service is, not what it does."""
+
+
+def prepare(config: Config) -> Path:
+    """Return the folder of the run, new or that of an earlier attempt, with the configuration written into it.
+
+    Raises:
+        ConfigError: an earlier attempt had other settings in a section that must not change.
+    """
+    name = config.run.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    directory = config.run.output_dir / name
+    if (directory / CONFIG_FILE).is_file():
+        _require_same(read_config(directory), config, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / CONFIG_FILE, config.model_dump_json(indent=1))
+    return directory
+
+
+def next_attempt(directory: Path) -> int:
+    """Return the number of this attempt, from 0: part of every group's id, so that a killed step is drawn anew."""
+    path = directory / ATTEMPT_FILE
+    attempt = int(path.read_text(encoding="utf-8")) + 1 if path.is_file() else 0
+    write_atomically(path, str(attempt))
+    return attempt
+
+
+def run_spec(config: Config, directory: Path, *, used: int) -> RunSpec:
+    """Return the run as the allocator is told of it; the same on every attempt, as its ledger remembers.
+
+    Each run is a policy of its own: what it learns shall not be mistaken for another's.
+
+    Args:
+        config: the settings.
+        directory: the run's folder, whose name is its id.
+        used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
+    """
+    settings, limit = config.allocator, config.run.rollouts
+    if limit is not None and settings.url is None:
+        limit = max(0, limit - used)
+    return RunSpec(
+        run_id=directory.name,
+        name=config.method,
+        policy=directory.name,
+        estimator=settings.estimator,
+        stopping=settings.stopping,
+        price=settings.price,
+        k_init=settings.k_init,
+        k_max=settings.k_max,
+        advantage_samples=settings.advantage_samples,
+        prior_model=settings.prior_model,
+        reference_group_size=settings.reference_group_size,
+        limits=RunLimits(rollouts=limit),
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader finds the old text or the new, never a part."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _require_same(before: Config, now: Config, directory: Path) -> None:
+    for name in FIXED:
+        old, new = (_comparable(getattr(config, name)) for config in (before, now))
+        for field, value in old.items():
+            if new[field] != value:
+                raise ConfigError(
+                    f"{name}.{field} = {new[field]!r}: {directory} was started with {value!r}; "
+                    "keep it to go on, or give another run.id to start anew"
+                )
+
+
+def _comparable(section: Section) -> dict[str, object]:
+    return section.model_dump(mode="json", exclude=MOVABLE)
