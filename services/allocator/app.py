@@ -14,7 +14,7 @@ from services.allocator.endpoints import admin, budgets, runs
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
-from services.kit import http, problems
+from services.kit import bodies, http, problems
 
 VERSION = "1.0.0"
 """Of the interface, not of the package."""
@@ -48,7 +48,6 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
         generate_unique_id_function=_operation_id,
         docs_url=None,
         redoc_url=None,
@@ -56,6 +55,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
     for router in (runs.router, budgets.router, admin.router):
         app.include_router(router)
     problems.install(app)
+    bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=missing)
     return app
 

@@ -23,6 +23,7 @@ RETRY_AFTER_S = 1
 """Sent with every 503: long enough for a lock or a restart of a connection, short against a training step."""
 
 _CODES = {
+    HTTPStatus.BAD_REQUEST: InvalidInput.code,
     HTTPStatus.UNAUTHORIZED: "unauthorized",
     HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.NOT_FOUND: "not-found",

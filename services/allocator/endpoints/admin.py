@@ -15,7 +15,7 @@ from services.allocator.endpoints.parts import Parts
 from services.allocator.errors import MissingIdempotencyKey
 from services.kit.problems import documented
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(401, 403, 413, 422, 503))
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(400, 401, 403, 413, 422, 503))
 
 
 @router.post("/teams", status_code=201, response_model=Team)
