@@ -79,12 +79,12 @@ def reserve(
     fresh = [index for index, ask in enumerate(asks) if not _answered(books, account, ask)]
     wanted = sum(asks[index].rollouts for index in fresh)
     freed: tuple[Entry, ...] = ()
-    if left is not None and left < wanted:
+    if fresh and left is not None and left < wanted:
         expired = _expire(books, [run for run in books.leases if run.team == account.team], now=now)
         books, freed = expired.books, expired.entries
         left = available(books, account, step, now=now)
     grants = [ask.rollouts for ask in asks]
-    if left is not None and left < wanted:
+    if fresh and left is not None and left < wanted:
         grants = _shared(asks, fresh, share, max(left, 0))
     held = _hold(books, account, {asks[index]: grants[index] for index in fresh}, lease_s, now=now)
     answer = [reservation(held.books, account.team, ask.id, now=now) for ask in asks]

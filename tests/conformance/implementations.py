@@ -15,6 +15,7 @@ pass by itself (a database's clock does): add `world.clock.elapsed_s` to it. No 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, TeamLimits, Val
 
 START_S = 1_790_000_000.0
 """2026-09-21, some hours after midnight UTC: a test may pass seconds without passing midnight."""
+PATIENCE_S = 30.0
+"""How long a test waits for a background delivery before it fails; it goes on as soon as the delivery is there."""
 
 
 @dataclass(slots=True)
@@ -52,10 +55,12 @@ class ScriptedPriors:
     failure: ServiceError | None = None
     asked: list[tuple[str, int, tuple[str, ...]]] = field(default_factory=list)
     evidence: dict[str, EvidenceRow] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def values(
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
     ) -> ValuesAnswer:
+        del team
         self.asked.append((policy, version, tuple(prompt.key for prompt in prompts)))
         if self.failure is not None:
             raise self.failure
@@ -71,9 +76,19 @@ class ScriptedPriors:
         )
 
     async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
+        del team, policy
         if self.failure is not None:
             raise self.failure
         self.evidence |= {row.id: row for row in rows}
+        self.arrived.set()
+
+    async def received(self, rows: int) -> list[EvidenceRow]:
+        """Return the evidence, sorted by prompt, once so many rows are there: a service delivers on its own time."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.evidence) < rows:
+                self.arrived.clear()
+                await self.arrived.wait()
+        return sorted(self.evidence.values(), key=lambda row: row.key)
 
 
 @dataclass(frozen=True, slots=True)
