@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import secrets
 from typing import Annotated
+from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BeforeValidator
 
 from rollout_budget.errors import Unauthorized
 from rollout_budget.wire.common import Identifier
@@ -18,6 +20,8 @@ from services.prior_api.settings import Settings
 
 DEFAULT_TEAM = "default"
 """The team of a service key that names none: what a single user of an embedded service needs."""
+
+TeamName = Annotated[Identifier, BeforeValidator(unquote)]
 
 _bearer = HTTPBearer(auto_error=False, description="A team's key, or a service key with `Rollout-Budget-Team`.")
 
@@ -57,7 +61,7 @@ def _team(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     rollout_budget_team: Annotated[
-        Identifier | None, Header(description="The team that a service key speaks for.")
+        TeamName | None, Header(description="The team that a service key speaks for, percent-encoded.")
     ] = None,
 ) -> str:
     door: Door = request.app.state.door

@@ -39,10 +39,10 @@ async def values(body: ValuesRequest, team: Team, service: Service) -> ValuesAns
     return await service.values(team, body)
 
 
-@router.post("/prompts", operation_id="add_prompts", tags=["values"], summary="Register texts ahead")
-async def add_prompts(body: PromptsRequest, team: Team, service: Service) -> PromptsAnswer:
+@router.post("/prompts", operation_id="register_prompts", tags=["values"], summary="Register texts ahead")
+async def register_prompts(body: PromptsRequest, team: Team, service: Service) -> PromptsAnswer:
     """Texts are stored at once and encoded in the background; the same call again says how many are done."""
-    return await service.add_prompts(team, body.prompts)
+    return await service.register_prompts(team, body.prompts)
 
 
 @router.post("/policies/{policy:path}/evidence", operation_id="add_evidence", tags=["evidence"], summary="Add outcomes")
@@ -51,19 +51,19 @@ async def add_evidence(policy: PolicyName, body: EvidenceRequest, team: Team, se
     return await service.add_evidence(team, policy, body)
 
 
-@router.get("/policies", operation_id="list_policies", tags=["evidence"], summary="List policies")
-async def list_policies(team: Team, service: Service) -> PoliciesAnswer:
+@router.get("/policies", operation_id="policies", tags=["evidence"], summary="List policies")
+async def policies(team: Team, service: Service) -> PoliciesAnswer:
     """The team's own policies, each with its newest version."""
     return PoliciesAnswer(policies=await service.policies(team))
 
 
 @router.get(
     "/policies/{policy:path}",
-    operation_id="get_policy",
+    operation_id="policy",
     tags=["evidence"],
     summary="Show a policy",
     responses=problems.documented(404),
 )
-async def get_policy(policy: PolicyName, team: Team, service: Service) -> PolicyView:
+async def policy(policy: PolicyName, team: Team, service: Service) -> PolicyView:
     """Evidence by version, and how good the values were that had been given before it came."""
     return await service.policy(team, policy)

@@ -20,7 +20,7 @@ from services.prior_api.repository import Repository
 
 MEMORY_ENTRIES = 32_768
 """Vectors kept in memory: 50 MB at 384 numbers each."""
-CHUNK = 256
+CHUNK = 64
 """Texts encoded between two writes to the database: a crash loses at most these."""
 STORED = np.dtype("<f4")
 

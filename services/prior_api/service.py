@@ -156,7 +156,7 @@ class PriorService:
         self._metrics.evidence.labels("repeated").inc(repeated)
         return EvidenceAnswer(stored=len(new), repeated=repeated, evidence_version=evidence_version)
 
-    async def add_prompts(self, team: str, prompts: Sequence[Prompt]) -> PromptsAnswer:
+    async def register_prompts(self, team: str, prompts: Sequence[Prompt]) -> PromptsAnswer:
         """Store texts and begin to compute their features.
 
         Raises:

@@ -64,6 +64,14 @@ async def test_without_the_right_key_nothing_answers(client: httpx.AsyncClient, 
 
 async def test_a_service_key_speaks_for_the_team_that_it_names(client: httpx.AsyncClient) -> None:
     """What a service key adds for a team, that team's own key sees, and the default team does not."""
+    encoded = bearer(SERVICE, **{"Rollout-Budget-Team": "%C3%A9quipe"})
+    await client.post("/v1/policies/m/evidence", json={"rows": [ROW]}, headers=encoded)
+    assert [(await client.get("/v1/policies/m", headers=encoded)).json()["rows"]] == [1]
+    problem(
+        await client.get("/v1/policies", headers=bearer(SERVICE, **{"Rollout-Budget-Team": "%00"})),
+        422,
+        "invalid-input",
+    )
     for_b = bearer(SERVICE, **{"Rollout-Budget-Team": "b"})
     await client.post("/v1/policies/m/evidence", json={"rows": [ROW]}, headers=for_b)
     assert (await client.get("/v1/policies/m", headers=bearer(TEAM_B))).json()["rows"] == 1

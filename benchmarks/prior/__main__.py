@@ -1,0 +1,81 @@
+"""`python -m benchmarks.prior --data FOLDER [--url URL --key KEY]`: prints the table of `docs/prior.md`.
+
+Without a URL a service is started in a temporary folder. A key given must be a service key: every question gets a team.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.prior import scores
+from benchmarks.prior.data import Outcomes, load, split
+from benchmarks.prior.measure import MODELS, Result, measure, register
+from benchmarks.prior.protocols import PROTOCOLS, Protocol
+from benchmarks.prior.server import prior_service
+from rollout_budget.client import PriorClient
+
+EVIDENCE_ROWS = 256
+HEAD = (
+    "| evidence | model | AUC | squared error | raw error | explained variance | within 1 / 1.96 errors | z | error / constant's |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prior", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with context.jsonl and prompts.json")
+    parser.add_argument("--url", help="a running prior service; one is started if absent")
+    parser.add_argument("--key", help="a service key of it")
+    parser.add_argument("--splits", type=int, default=3)
+    arguments = parser.parse_args()
+    outcomes = load(arguments.data)
+    service = prior_service() if arguments.url is None else contextlib.nullcontext((arguments.url, arguments.key))
+    with service as (url, key):
+        asyncio.run(run(url, key, outcomes, arguments.splits))
+
+
+async def run(url: str, key: str, outcomes: Outcomes, splits: int) -> None:
+    """Measure every protocol on every split and print one table."""
+    async with PriorClient(url, key) as client:
+        await register(client.for_team("texts"), outcomes, _progress)
+        print(HEAD)
+        for protocol in PROTOCOLS:
+            halves = [split(outcomes, seed, EVIDENCE_ROWS) for seed in range(splits)]
+            results = [await measure(client, outcomes, half, protocol) for half in halves]
+            print(table(protocol, results), flush=True)
+
+
+def table(protocol: Protocol, results: Sequence[Result]) -> str:
+    """Return the lines of one protocol: every model, then the reference; `±` is half the range over splits."""
+    constant = scores.mean([result.scores["constant"] for result in results]).squared_error
+    lines = []
+    for model in MODELS:
+        by_split = [result.scores[model] for result in results]
+        mean, spread = scores.mean(by_split), scores.spread(by_split)
+        lines.append(
+            f"| {protocol.meaning if model == MODELS[0] else ''} | {model} | {mean.auc:.3f} ± {spread.auc:.3f} "
+            f"| {mean.squared_error:.3f} ± {spread.squared_error:.3f} | {mean.raw_error:.3f} "
+            f"| {mean.explained_variance:.3f} ± {spread.explained_variance:.3f} "
+            f"| {mean.within_1:.2f} / {mean.within_2:.2f} | {mean.z_deviation:.2f} | {mean.squared_error / constant:.2f} |"
+        )
+    auc, raw, explained = protocol.reference
+    lines.append(f"| | reference figure | {auc:.3f} | | {raw:.3f} | {explained:.2f} | | | |")
+    first, again = (sum(times) / len(results) for times in zip(*((r.first_s, r.again_s) for r in results), strict=True))
+    _progress(
+        f"{protocol.name}: first answer {first:.2f} s (with the fit), second {again:.3f} s, for a step of targets"
+    )
+    return "\n".join(lines)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
