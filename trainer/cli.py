@@ -5,6 +5,7 @@ Importable without torch: what needs it is imported inside the command that uses
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,9 @@ import typer
 
 from trainer.config import DEFAULTS_FILE, Config, load
 from trainer.errors import TrainerError
+
+DEMO_FILE = DEFAULTS_FILE.with_name("demo.toml")
+"""What the demo changes of the defaults, so that it fits a quarter of an hour on two cores."""
 
 app = typer.Typer(
     name="trainer",
@@ -23,6 +27,8 @@ app = typer.Typer(
 
     * `config` prints every setting with its default and its reason.
     * `train` runs a training; services that are not given by URL run in this process.
+    * `launch` first starts prior service, allocator and vLLM where they are not given by URL, then trains.
+    * `demo` trains the same small task twice, budgeted and GRPO, and compares.
     * `report` compares finished or running trainings in one HTML file.
     """,
 )
@@ -55,6 +61,57 @@ def train(config_file: ConfigFile = None, overrides: Overrides = None) -> None:
         summary = run_training(settings)
     if summary is not None:
         typer.echo(f"report with: python -m trainer report {summary.directory}")
+
+
+@app.command()
+def launch(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option("--nproc", min=1, help="Ranks of the learner on this machine.")] = 1,
+) -> None:
+    """Start the servers that the configuration does not name, train, and end them, also on Ctrl-C and on failure.
+
+    Their data and logs are kept in the folder `servers` of run.output_dir.
+    """
+    settings = read(config_file, overrides)
+    from trainer import launch as launching  # noqa: PLC0415 - needs torch
+    from trainer.loop import run_training  # noqa: PLC0415 - needs torch
+    from trainer.policy import ensure_policy  # noqa: PLC0415 - needs torch
+
+    with told():
+        directory = settings.run.output_dir / "servers"
+        with launching.staged(settings, directory, ensure_policy(settings), typer.echo) as stage:
+            if processes > 1:
+                arguments = [
+                    *([str(config_file)] if config_file else []),
+                    *(f"--set={item}" for item in overrides or ()),
+                ]
+                launching.train_on(stage.config, arguments, processes)
+                return
+            summary = run_training(stage.config)
+        if summary is not None:
+            typer.echo(f"report with: python -m trainer report {summary.directory}")
+
+
+@app.command()
+def demo(
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs, logs and the report.")] = Path("runs/demo"),
+) -> None:
+    """Train the same task, pool and number of rollouts with this project's method and with GRPO, and compare them.
+
+    Everything is real: prior service, allocator and vLLM are started and ended. One table and one HTML report.
+    """
+    settings = read(config_file or DEMO_FILE, overrides)
+    from rich.console import Console  # noqa: PLC0415 - with the rest, slow to import
+
+    from trainer.demo import run_demo  # noqa: PLC0415 - needs torch
+
+    with told():
+        result = run_demo(settings, out / time.strftime("%Y%m%d-%H%M%S"), Console())
+    if not result.agrees:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -8,9 +8,10 @@ rollouts are generated in this process instead.
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,17 +48,26 @@ def staged(config: Config, directory: Path, model: Path, say: Say) -> Iterator[S
             runner.run(stack.aclose())
 
 
-def train(config: Config, processes: int) -> None:
-    """Train in processes of their own under torchrun; the configuration travels as a file.
+def train_on(config: Config, arguments: Sequence[str], processes: int) -> None:
+    """Train in processes of their own under torchrun, with the servers that `config` names.
+
+    Args:
+        config: whose server URLs and key files are added to the arguments.
+        arguments: configuration file and overrides, as `python -m trainer train` takes them.
+        processes: ranks on this machine.
 
     Raises:
         ServerFailed: torchrun ended with an error, which it has printed.
     """
-    path = config.run.output_dir / f"{config.run.id or 'run'}.launch.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(config.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    status = subprocess.run([*command, "-m", "trainer", "train", str(path)], check=False).returncode  # noqa: S603 - our own
+    places = {
+        "allocator.url": config.allocator.url,
+        "allocator.key_file": str(config.allocator.key_file),
+        "rollouts.urls": config.rollouts.urls,
+    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    overrides = [part for name, value in places.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    command = [*torchrun, "-m", "trainer", "train", *arguments, *overrides]
+    status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command
     if status:
         raise ServerFailed(f"training under torchrun ended with status {status}; its messages are above")
 
