@@ -76,6 +76,11 @@ class ServerProcess:
         """Base URL of the server."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the keeper, whose only child is the server; None before the start."""
+        return None if self._keeper is None else self._keeper.pid
+
     def is_running(self) -> bool:
         """Whether the process is still there."""
         return self._keeper is not None and self._keeper.returncode is None

@@ -63,6 +63,11 @@ class ServerPool:
         return sum((member.server.counts for member in self._members), Counts())
 
     @property
+    def urls(self) -> list[str]:
+        """All servers, in service or not."""
+        return [member.server.url for member in self._members]
+
+    @property
     def in_service(self) -> int:
         """Servers that take prompts now."""
         return sum(member.in_service for member in self._members)

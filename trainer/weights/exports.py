@@ -17,6 +17,9 @@ from trainer.errors import WeightUpdateFailed
 STABLE = "STABLE"
 """The file that an export writes last; the same name as in `vllm_extension.py`, which cannot import this."""
 
+KEEP_EXPORTS = 2
+"""The current version, for servers that come back, and the one before, which a slow one may still be reading."""
+
 
 @contextmanager
 def export_directory(root: Path, version: int) -> Iterator[Path]:

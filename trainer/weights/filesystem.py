@@ -16,7 +16,7 @@ from pathlib import Path
 from trainer.errors import GenerationFailed, WeightUpdateFailed
 from trainer.rollouts.pool import ServerPool
 from trainer.rollouts.vllm import ServerUnusable, VllmServer
-from trainer.weights.exports import prune, require_stable
+from trainer.weights.exports import KEEP_EXPORTS, prune, require_stable
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ RESET_PAUSE_S = 0.1
 """The prefix cache is reset only once its last block is free: 2 s for what pausing has left behind."""
 INSIST_ATTEMPTS = 3
 """Calls of /abort_requests or /resume before the server is given up: one more than a closed connection costs."""
-KEEP_EXPORTS = 2
-"""The current version, for servers that come back, and the one before, which a slow one may still be reading."""
 
 
 class FilesystemPublisher:
