@@ -9,7 +9,7 @@ import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
 from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
-from services.kit import database, http, problems
+from services.kit import bodies, database, http, problems
 from services.prior_api import endpoints
 from services.prior_api.auth import Door
 from services.prior_api.batching import Batcher
@@ -74,13 +74,13 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.door = Door(settings)
     app.state.service = PriorService(
         repository, features, fits, metrics, encoder=lambda: batcher.state, encode_wait_s=settings.encode_wait_s
     )
     problems.install(app)
+    bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=ready)
     app.include_router(endpoints.router)
     return app

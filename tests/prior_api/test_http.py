@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,15 @@ async def test_names_with_slashes_are_names(client: httpx.AsyncClient) -> None:
 
 
 async def test_large_bodies_are_refused(serve: Serve) -> None:
-    """A body over the bound is refused before it is read as JSON."""
+    """A body over the bound is refused before it is read as JSON, whether its length was declared or not."""
+
+    async def undeclared() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"x" * 512
+
     async with serve(max_body_bytes=1024) as client:
         problem(await client.post("/v1/prompts", content=b"x" * 2048), 413, "too-large")
+        problem(await client.post("/v1/prompts", content=undeclared()), 413, "too-large")
 
 
 async def test_readiness_waits_for_the_encoder_and_liveness_does_not(serve: Serve, encoder: FakeEncoder) -> None:
