@@ -1,0 +1,449 @@
+"""A trainer goes on without its allocator, and the ledger is right again afterwards (G10, G22)."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain, repeat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollout_budget.client import Allocator, Breaker, LocalAllocator, ResilientAllocator
+from rollout_budget.errors import Conflict, InvalidInput, NotFound, RunFinished, Unauthorized, Unavailable
+from rollout_budget.wire import (
+    BaselinesRequest,
+    CloseGroup,
+    CloseRequest,
+    DecideGroup,
+    DecideRequest,
+    ObserveGroup,
+    ObserveRequest,
+    OpenAnswer,
+    OpenGroup,
+    OpenRequest,
+    Range,
+    RunPatch,
+    RunSpec,
+    SuppliedPrior,
+)
+from tests.client.service import TEAM, Fault, House
+
+SPEC = RunSpec(run_id="run/1", policy="p", k_init=4, k_max=12, price=0.0005)
+
+
+def outcomes(name: str, number: int) -> list[float]:
+    """The first `number` outcomes of a group: the same whenever they are asked for."""
+    return [float((hash_of(name) >> i) & 1) for i in range(number)]
+
+
+def hash_of(name: str) -> int:
+    return int.from_bytes(name.encode() * 4, "big") * 2654435761 % 2**64
+
+
+def opening(*names: str, lease_s: float = 900.0, **more: object) -> OpenRequest:
+    return OpenRequest(groups=[OpenGroup(group_id=name, prompt_key=name, **more) for name in names], lease_s=lease_s)
+
+
+def observing(**drawn: int) -> ObserveRequest:
+    return ObserveRequest(groups=[ObserveGroup(group_id=n, outcomes=outcomes(n, k)) for n, k in drawn.items()])
+
+
+def closing(**drawn: int) -> CloseRequest:
+    return CloseRequest(groups=[CloseGroup(group_id=name, used=number) for name, number in drawn.items()])
+
+
+async def draw(allocator: Allocator, *names: str) -> dict[str, int]:
+    """Train on groups as a trainer does, and return how many rollouts each was really drawn."""
+    opened = await allocator.open(SPEC.run_id, opening(*names))
+    drawn = {group.group_id: group.grant for group in opened.groups}
+    going = [name for name in names if drawn[name]]
+    while going:
+        answer = await allocator.observe(SPEC.run_id, observing(**{name: drawn[name] for name in going}))
+        for decision in answer.groups:
+            drawn[decision.group_id] += decision.more
+        going = [decision.group_id for decision in answer.groups if decision.more]
+    return drawn
+
+
+async def booked(house: House) -> tuple[int, int]:
+    """Rollouts committed and booked as overage, by the ledger; nothing may be held, no counter may differ."""
+    usage = (await house.service.engine.get_run(TEAM, SPEC.run_id)).usage
+    assert usage.reserved == 0
+    assert await house.service.engine.audit() == []
+    return usage.committed, usage.overage
+
+
+async def test_a_service_that_answers_is_all_there_is() -> None:
+    """Nothing is decided, counted or said here while the service is there."""
+    house = House()
+    plain = LocalAllocator(TEAM, clock=house.service.clock)
+    for allocator in (house.allocator, plain):
+        await allocator.create_run(SPEC)
+        drawn = await draw(allocator, "a", "b", "c")
+        answer = await allocator.close(SPEC.run_id, closing(**drawn))
+        assert sum(group.committed for group in answer.groups) == sum(drawn.values())
+    assert await house.allocator.get_run(SPEC.run_id) == await plain.get_run(SPEC.run_id)
+    assert (house.allocator.fallback_total, house.allocator.degraded, house.said) == (0, False, [])
+
+
+async def test_a_whole_run_without_a_service_is_booked_when_it_comes() -> None:
+    """Not even its declaration arrived."""
+    house = House()
+    house.service.die()
+    await house.allocator.create_run(SPEC)
+    drawn = await draw(house.allocator, "a", "b")
+    await house.allocator.close(SPEC.run_id, closing(**drawn))
+    await house.allocator.finish_run(SPEC.run_id)
+    assert drawn == {"a": 4, "b": 4}
+    assert house.allocator.unreported == 8
+    house.service.return_()
+    assert await house.allocator.flush()
+    assert house.allocator.unreported == 0
+    assert await booked(house) == (8, 0)
+    assert (await house.service.engine.get_run(TEAM, SPEC.run_id)).status == "finished"
+    assert house.said == ["away", "back"]
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LATE, Fault.SHED, Fault.FAILED])
+@pytest.mark.parametrize("stage", range(4))
+async def test_g22_a_service_that_dies_at_any_stage_of_a_step_costs_no_rollout(stage: int, fault: Fault) -> None:
+    """Declare, open, observe, close: the first answer lost at that stage, and silence after it."""
+    house = House()
+    house.service.suffer(chain(repeat(Fault.NONE, stage), [fault], repeat(Fault.BEFORE)))
+    await house.allocator.create_run(SPEC)
+    drawn = await draw(house.allocator, "a", "b", "c")
+    await house.allocator.close(SPEC.run_id, closing(**drawn))
+    assert house.allocator.degraded
+    house.service.return_()
+    assert await house.allocator.flush()
+    assert sum(await booked(house)) == sum(drawn.values())
+    assert house.said == ["away", "back"]
+
+
+async def test_groups_finish_within_what_they_hold() -> None:
+    """The service granted a second wave before it died: it is drawn, and no more than it."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a"))
+    more = (await house.allocator.observe(SPEC.run_id, observing(a=4))).groups[0].more
+    assert more > 0
+    house.service.die()
+    decision = (await house.allocator.observe(SPEC.run_id, observing(a=4 + more))).groups[0]
+    assert (decision.action, decision.more, decision.reason) == ("stop", 0, "local_fallback")
+    answer = await house.allocator.close(SPEC.run_id, closing(a=4 + more))
+    assert (answer.groups[0].committed, answer.groups[0].overage) == (4 + more, 0)
+    house.service.return_()
+    await house.allocator.flush()
+    assert await booked(house) == (4 + more, 0)
+
+
+async def test_rollouts_beyond_a_lease_that_ran_out_are_overage() -> None:
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a", lease_s=10.0))
+    house.service.die()
+    await house.allocator.observe(SPEC.run_id, observing(a=4))
+    await house.allocator.close(SPEC.run_id, closing(a=4))
+    house.service.clock.now += 100.0
+    await house.service.engine.expire()
+    house.service.return_()
+    await house.allocator.flush()
+    assert await booked(house) == (0, 4)
+
+
+async def test_rollouts_beyond_the_budget_are_overage() -> None:
+    """While nobody keeps the budget a group gets its first wave; what did not fit is visible afterwards."""
+    house = House(limit=6)
+    await house.service.limit()
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    drawn = await draw(house.allocator, "a", "b", "c")
+    await house.allocator.close(SPEC.run_id, closing(**drawn))
+    house.service.return_()
+    await house.allocator.flush()
+    assert await booked(house) == (6, 6)
+
+
+async def test_local_decisions_follow_the_rules_of_the_run() -> None:
+    """From the frozen prior and all outcomes, as the stateless `decide` would, on the caller's scale."""
+    spec = SPEC.model_copy(update={"outcome_range": Range(low=-1.0, high=1.0), "estimator": "v05", "price": None})
+    house = House()
+    await house.allocator.create_run(spec)
+    prior = SuppliedPrior(value=0.8, standard_error=0.1)
+    await house.allocator.open(SPEC.run_id, opening("a", prior=prior))
+    house.service.die()
+    seen = ObserveGroup(group_id="a", outcomes=[1.0, -1.0, -1.0, 1.0], rewards=[2.0, 0.0, 0.5, 1.0])
+    decision = (await house.allocator.observe(SPEC.run_id, ObserveRequest(groups=[seen]))).groups[0]
+    assert decision.ingredients.prior == pytest.approx(0.8)
+    assert decision.ingredients.mean == pytest.approx(0.0)
+    assert decision.weight == pytest.approx((0.64 - 0.25) / 0.64)  # 1 - s2 / gap^2, s2 = 1/k on this scale
+    assert decision.baseline == pytest.approx(0.8 * 0.25 / 0.64)
+    assert decision.advantages == pytest.approx([reward - decision.baseline for reward in seen.rewards or []])
+
+
+async def test_groups_opened_here_start_from_what_the_run_has_seen() -> None:
+    """The caller's own prior, or else the running mean of the groups closed before."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a"))
+    await house.allocator.observe(SPEC.run_id, ObserveRequest(groups=[ObserveGroup(group_id="a", outcomes=[1.0] * 4)]))
+    await house.allocator.close(SPEC.run_id, closing(a=4))
+    house.service.die()
+    plain = await house.allocator.open(SPEC.run_id, opening("b"))
+    own = await house.allocator.open(SPEC.run_id, opening("c", prior=SuppliedPrior(value=0.25)))
+    assert (plain.groups[0].prior, plain.groups[0].prior_source) == (1.0, "running_mean")
+    assert (own.groups[0].prior, own.groups[0].prior_source) == (0.25, "caller")
+    assert plain.degraded
+    assert "refused" in plain.detail
+
+
+async def test_a_repeated_request_gets_the_same_answer_from_here() -> None:
+    """A group of the service keeps its prior, one of ours its grant; another body is a conflict."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    theirs = await house.allocator.open(SPEC.run_id, opening("a"))
+    house.service.die()
+    ours = await house.allocator.open(SPEC.run_id, opening("a", "b"))
+    assert ours.groups[0] == theirs.groups[0]
+    assert (await house.allocator.open(SPEC.run_id, opening("a", "b"))).groups == ours.groups
+    with pytest.raises(Conflict):
+        await house.allocator.open(SPEC.run_id, opening("b", policy_version=1))
+
+
+async def test_while_it_is_away_it_is_not_asked() -> None:
+    """One probe when it is due, however many calls there are meanwhile."""
+    house = House(breaker=Breaker(probe_after_s=5.0))
+    await house.allocator.create_run(SPEC)
+    attempts: list[Fault] = []
+    house.service.suffer(attempts.append(fault) or fault for fault in repeat(Fault.BEFORE))  # type: ignore[func-returns-value]
+    for name in "abcdef":
+        await house.allocator.open(SPEC.run_id, opening(name))
+    assert len(attempts) == 1
+    house.service.clock.now += 5.0
+    for name in "ghi":
+        await house.allocator.open(SPEC.run_id, opening(name))
+    assert len(attempts) == 2
+    assert house.allocator.fallback_total == 9
+    assert "refused" in house.allocator.fallback_reason
+
+
+async def test_the_next_call_after_its_return_tells_it_everything_first() -> None:
+    house = House(breaker=Breaker(probe_after_s=5.0))
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    await house.allocator.close(SPEC.run_id, closing(**await draw(house.allocator, "a")))
+    house.service.return_()
+    house.service.clock.now += 5.0
+    house.service.seen.clear()
+    opened = await house.allocator.open(SPEC.run_id, opening("b"))
+    assert [target.rsplit("/", 1)[1] for target in house.service.seen] == ["open", "close", "open"]
+    assert not opened.degraded
+    assert house.allocator.fallback_reason == ""
+
+
+async def test_a_silent_service_is_given_a_deadline() -> None:
+    """It accepts the call and never answers."""
+    asked = asyncio.Event()
+
+    class Silent(LocalAllocator):
+        async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError(run_id, request)
+
+    allocator = ResilientAllocator(Silent(), deadline_s=0.01)
+    await allocator.create_run(SPEC)
+    opened = await allocator.open(SPEC.run_id, opening("a"))
+    assert asked.is_set()
+    assert opened.degraded
+    assert opened.detail == "no answer within 0.01 s"
+
+
+@pytest.mark.parametrize("well", [0, 30, 50, 1000])
+async def test_overlapping_groups_are_booked_once_each(well: int) -> None:
+    """Many tasks open, observe and close at once; one answer is lost after so many went well."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    names = [f"g{i}" for i in range(20)]
+    house.service.suffer(chain(repeat(Fault.NONE, well), [Fault.AFTER]))
+
+    async def group(name: str) -> int:
+        drawn = await draw(house.allocator, name)
+        await house.allocator.close(SPEC.run_id, closing(**drawn))
+        return drawn[name]
+
+    total = sum(await asyncio.gather(*map(group, names)))
+    assert await house.allocator.flush()
+    assert sum(await booked(house)) == total
+
+
+async def test_baselines_are_those_that_were_given() -> None:
+    """By id, for hooks that see nothing else: also of groups that the service never heard of, and after its death."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a", "b"))
+    await house.allocator.observe(SPEC.run_id, observing(a=4))
+    house.service.die()
+    given = (await house.allocator.observe(SPEC.run_id, observing(b=4))).groups[0]
+    asked = BaselinesRequest(group_ids=["b", "a"])
+    answer = await house.allocator.baselines(SPEC.run_id, asked)
+    assert [group.group_id for group in answer.groups] == ["b", "a"]
+    assert answer.groups[0].advantages == given.advantages
+    with pytest.raises(Unavailable):
+        await house.allocator.baselines(SPEC.run_id, BaselinesRequest(group_ids=["stranger"]))
+
+
+async def test_baselines_of_groups_not_seen_here_are_the_service_s() -> None:
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.client.open(SPEC.run_id, opening("a"))
+    await house.client.observe(SPEC.run_id, observing(a=4))
+    answer = await house.allocator.baselines(SPEC.run_id, BaselinesRequest(group_ids=["a"]))
+    assert answer == await house.client.baselines(SPEC.run_id, BaselinesRequest(group_ids=["a"]))
+
+
+async def test_calls_beside_the_step_are_the_service_s_or_fail() -> None:
+    """Its books are not ours to make up; a stateless decision and a heartbeat are."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    question = DecideRequest(groups=[DecideGroup(group_id="g", outcomes=[1.0, 0.0])])
+    there = await house.allocator.decide(question)
+    assert (await house.allocator.patch_run(SPEC.run_id, RunPatch(price=0.5))).spec.price == 0.5
+    assert (await house.allocator.budget()).team == TEAM
+    await house.allocator.open(SPEC.run_id, opening("g"))
+    assert [row.counts.reserved for row in (await house.allocator.usage()).rows] == [4]
+    assert (await house.allocator.reservation("run%2F1/g/0/0")).rollouts == 4
+    assert (await house.allocator.heartbeat(SPEC.run_id)).renewed == 1
+    house.service.die()
+    assert await house.allocator.decide(question) == there
+    assert (await house.allocator.heartbeat(SPEC.run_id)).renewed == 0
+    assert (await house.allocator.get_run(SPEC.run_id)).status == "running"
+    for call in (
+        house.allocator.budget,
+        house.allocator.usage,
+        lambda: house.allocator.reservation("run%2F1/g/0/0"),
+        lambda: house.allocator.patch_run(SPEC.run_id, RunPatch(price=0.1)),
+    ):
+        with pytest.raises(Unavailable):
+            await call()
+
+
+async def test_the_program_s_own_mistakes_are_raised() -> None:
+    """Whether the service is there or not, as far as it can be seen here."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a"))
+    out_of_range = ObserveRequest(groups=[ObserveGroup(group_id="a", outcomes=[7.0])])
+    with pytest.raises(NotFound):
+        await house.allocator.close(SPEC.run_id, closing(stranger=1))
+    for _ in range(2):
+        with pytest.raises(InvalidInput):
+            await house.allocator.observe(SPEC.run_id, out_of_range)
+        with pytest.raises(InvalidInput):
+            await house.allocator.open("never declared", opening("a"))
+        with pytest.raises(Conflict):
+            await house.allocator.create_run(SPEC.model_copy(update={"policy": "q"}))
+        house.service.die()
+
+
+async def test_a_key_that_is_not_accepted_is_raised_at_creation_and_not_later() -> None:
+    house = House()
+
+    async def rejected(*_: object) -> None:
+        raise Unauthorized("revoked")
+
+    await house.allocator.create_run(SPEC)
+    house.client.open = rejected  # type: ignore[assignment,method-assign]
+    assert (await house.allocator.open(SPEC.run_id, opening("a"))).detail == "revoked"
+    house.client.create_run = rejected  # type: ignore[assignment,method-assign]
+    house.service.clock.now += 60.0
+    with pytest.raises(Unauthorized):
+        await house.allocator.create_run(SPEC)
+
+
+async def test_what_the_service_will_not_book_is_said_and_the_rest_is_booked() -> None:
+    """While it was away somebody else opened a group under the same id."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    drawn = await draw(house.allocator, "a", "b", "c")
+    await house.allocator.close(SPEC.run_id, closing(**drawn))
+    house.service.return_()
+    await house.client.open(SPEC.run_id, opening("b", policy_version=9))
+    assert await house.allocator.flush()
+    assert "refused" in house.said
+    assert "4 rollouts of group 'b'" in house.notices[-1].detail
+    await house.service.engine.finish_run(TEAM, SPEC.run_id)
+    assert await booked(house) == (8, 0)
+
+
+async def test_a_refused_close_is_raised_to_its_caller_alone() -> None:
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a", "b"))
+    with pytest.raises(NotFound):
+        await house.allocator.close(SPEC.run_id, closing(a=4, stranger=4, b=3))
+    assert await booked(house) == (7, 0)
+    answer = await house.allocator.close(SPEC.run_id, closing(a=4, b=3))
+    assert [group.committed for group in answer.groups] == [4, 3]
+
+
+async def test_a_run_ended_elsewhere_opens_nothing_here() -> None:
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.client.finish_run(SPEC.run_id)
+    with pytest.raises(RunFinished):
+        await house.allocator.open(SPEC.run_id, opening("a"))
+
+
+FAULTS = st.lists(
+    st.sampled_from([Fault.NONE, Fault.NONE, Fault.BEFORE, Fault.AFTER, Fault.LATE, Fault.SHED, Fault.FAILED]),
+    max_size=60,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    faults=FAULTS,
+    pauses=st.lists(st.sampled_from([0.0, 1.0, 5.0, 1000.0]), min_size=6, max_size=6),
+    limit=st.none() | st.integers(0, 60),
+    flaky_end=FAULTS,
+)
+def test_g10_whatever_is_lost_every_rollout_is_booked_once(
+    faults: list[Fault], pauses: list[float], limit: int | None, flaky_end: list[Fault]
+) -> None:
+    """Random faults of the way there and back over six steps, leases that run out, a budget that ends.
+
+    When the service has been told all, the ledger's committed and overage are what the trainer drew, group by group,
+    nothing is held, its counters equal its entries, and every outcome has become evidence once.
+    """
+    asyncio.run(_whole_run(faults, pauses, limit, flaky_end))
+
+
+async def _whole_run(faults: list[Fault], pauses: list[float], limit: int | None, flaky_end: list[Fault]) -> None:
+    house = House(limit, Breaker(probe_after_s=1.0, probe_after_max_s=4.0))
+    await house.service.limit()
+    house.service.suffer(faults)
+    await house.allocator.create_run(SPEC)
+    total: dict[str, int] = {}
+    for step, pause in enumerate(pauses):
+        drawn = await draw(house.allocator, *(f"s{step}g{i}" for i in range(4)))
+        house.service.clock.now += pause
+        await house.allocator.close(SPEC.run_id, closing(**drawn))
+        total |= drawn
+    house.service.suffer(flaky_end)
+    await house.allocator.finish_run(SPEC.run_id)
+    for _ in flaky_end:
+        await house.allocator.flush()
+    house.service.return_()
+    await house.client.budget()  # what the network still held back arrives now
+    assert await house.allocator.flush()
+    assert house.allocator.unreported == 0
+    assert sum(await booked(house)) == sum(total.values())
+    again = await house.client.close(SPEC.run_id, closing(**total))
+    assert {group.group_id: group.committed + group.overage for group in again.groups} == total
+    assert "refused" not in house.said
+    await house.service.engine.deliver_evidence()
+    learned = house.service.priors._policies[TEAM, SPEC.policy]
+    assert sum(trials for _, trials in learned.by_version.values()) == sum(total.values())
