@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from rollout_budget.errors import RolloutBudgetError
 from trainer.config import DEFAULTS_FILE, Config, load
 from trainer.errors import TrainerError
 
@@ -141,12 +142,12 @@ def read(config_file: Path | None, overrides: list[str] | None) -> Config:
 
 
 class told:  # noqa: N801 - reads as a statement: `with told():`
-    """Turns the trainer's own errors into one line and exit status 2; everything else stays a traceback."""
+    """Turns errors that are meant for the user into one line and exit status 2; everything else stays a traceback."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TrainerError):
+        if isinstance(error, TrainerError | RolloutBudgetError):
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(2) from None

@@ -27,7 +27,7 @@ from trainer.metrics import Listener, Noticed, Phase, Started, StepMetrics, Step
 from trainer.parts import Parts, connect
 from trainer.policy import encode_prompt, ensure_policy
 from trainer.prompts import PromptSampler, StepSize
-from trainer.runs import CHECKPOINTS, WEIGHTS, next_attempt, prepare, run_spec
+from trainer.runs import CHECKPOINTS, WEIGHTS, declare, next_attempt, prepare
 from trainer.types import RolloutGroup, Sampling
 from trainer.waves import Collector, StepStats
 from trainer.weights.check import TOLERANCE, check_logprobs
@@ -138,7 +138,7 @@ class Training:
         """Train until the run's limit of rollouts or steps, or until no budget is left."""
         self._clock = time.monotonic() - self.progress.elapsed_s
         self._tell(Started(self.directory, self.config.method, self.progress.step, self.progress.rollouts))
-        await self._parts.allocator.create_run(run_spec(self.config, self.directory, used=self.progress.rollouts))
+        await declare(self._parts.allocator, self.config, self.directory, used=self.progress.rollouts)
         await self._publish()
         if self.progress.step == 0:
             await self._measure_apart()

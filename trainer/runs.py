@@ -1,6 +1,7 @@
 """A run's identity: its folder, its declaration to the allocator, and whether a configuration is that of an earlier attempt.
 
-Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `attempt`.
+Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `attempt`,
+`declared.json`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import secrets
 import time
 from pathlib import Path
 
-from rollout_budget.wire import RunLimits, RunSpec
+from rollout_budget.client.base import Allocator
+from rollout_budget.wire import RunLimits, RunPatch, RunSpec
 from trainer.config import Config, Section
 from trainer.errors import ConfigError
 from trainer.metrics import CONFIG_FILE, read_config
@@ -18,6 +20,7 @@ from trainer.metrics import CONFIG_FILE, read_config
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 ATTEMPT_FILE = "attempt"
+DECLARED_FILE = "declared.json"
 FIXED = ("task", "policy", "allocator")
 """Sections that must stay as they were when a run goes on: with others it would be another run under the same name."""
 MOVABLE = {"url", "key_file"}
@@ -47,19 +50,9 @@ def next_attempt(directory: Path) -> int:
     return attempt
 
 
-def run_spec(config: Config, directory: Path, *, used: int) -> RunSpec:
-    """Return the run as the allocator is told of it; the same on every attempt, as its ledger remembers.
-
-    Each run is a policy of its own: what it learns shall not be mistaken for another's.
-
-    Args:
-        config: the settings.
-        directory: the run's folder, whose name is its id.
-        used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
-    """
-    settings, limit = config.allocator, config.run.rollouts
-    if limit is not None and settings.url is None:
-        limit = max(0, limit - used)
+def run_spec(config: Config, directory: Path) -> RunSpec:
+    """Return the run as the allocator is told of it. Each run is a policy of its own, whose evidence no other's blurs."""
+    settings = config.allocator
     return RunSpec(
         run_id=directory.name,
         name=config.method,
@@ -72,8 +65,31 @@ def run_spec(config: Config, directory: Path, *, used: int) -> RunSpec:
         advantage_samples=settings.advantage_samples,
         prior_model=settings.prior_model,
         reference_group_size=settings.reference_group_size,
-        limits=RunLimits(rollouts=limit),
+        limits=RunLimits(rollouts=config.run.rollouts),
     )
+
+
+async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int) -> None:
+    """Tell the allocator of the run; a service is told on every attempt what it was told on the first, then what changed.
+
+    Args:
+        allocator: a service, which remembers, or one in this process, which was born with this attempt.
+        config: the settings.
+        directory: the run's folder.
+        used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
+    """
+    spec = run_spec(config, directory)
+    if config.allocator.url is None:
+        limit = spec.limits.rollouts
+        left = spec.limits if limit is None else RunLimits(rollouts=max(0, limit - used))
+        await allocator.create_run(spec.model_copy(update={"limits": left}))
+        return
+    path = directory / DECLARED_FILE
+    first = RunSpec.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else spec
+    write_atomically(path, first.model_dump_json(indent=1))
+    await allocator.create_run(first)
+    if spec.limits != first.limits:
+        await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
 
 
 def write_atomically(path: Path, text: str) -> None:

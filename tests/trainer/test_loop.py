@@ -1,0 +1,269 @@
+"""The loop end to end without any server: an allocator and a generator in this process, a tiny policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
+from rollout_budget.errors import Unavailable
+from rollout_budget.wire import OpenAnswer, OpenRequest
+from tests.trainer.tiny import SHAPE
+from trainer import rewards, tasks
+from trainer.config import Config, load
+from trainer.errors import ConfigError, GenerationFailed, WeightUpdateFailed
+from trainer.loop import run_training
+from trainer.metrics import Event, Listener, Noticed, Phase, Started, Stepped, Summary, read_metrics
+from trainer.parts import Parts
+from trainer.rollouts.inprocess import InProcessGenerator
+from trainer.types import Sample, Sampling
+
+TINY = [
+    "task.arithmetic.levels=[1]",
+    "task.arithmetic.size=30",
+    "task.arithmetic.held_out_size=6",
+    *(f"policy.demo.{name}={value}" for name, value in SHAPE.model_dump().items() if not name.startswith("warmup")),
+    "policy.demo.warmup_steps=25",
+    "policy.demo.warmup_batch=16",
+    "rollouts.per_step=12",
+    "rollouts.max_tokens=3",
+    "evaluation.every=1",
+    "checkpoint.every=1",
+    "logging.progress=false",
+    "learner.lr=1e-3",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("policies")
+
+
+class Wiring:
+    """Parts for `run_training` that outlive one run, so that tests can look at them and break them."""
+
+    def __init__(self) -> None:
+        self.ledger = LocalAllocator()
+        self.allocator: Any = self.ledger
+        self.generators: list[InProcessGenerator] = []
+        self.told: list[Event] = []
+
+    def make_generator(self) -> InProcessGenerator:
+        return InProcessGenerator()
+
+    @asynccontextmanager
+    async def connect(self, config: Config, tell: Listener) -> AsyncIterator[Parts]:
+        del tell
+        generator = self.make_generator()
+        self.generators.append(generator)
+        task = tasks.get(config.task.name, config.task.options)
+        try:
+            yield Parts(task, rewards.get(config.task.verifier), generator, generator, self.allocator)
+        finally:
+            await generator.close()
+
+    def train(self, tmp_path: Path, cache: Path, *changes: str) -> Summary:
+        places = [f"run.output_dir={tmp_path}", f"run.cache_dir={cache}", "run.id=run"]
+        config = load(None, [*TINY, *places, *changes])
+        summary = run_training(config, on_event=self.told.append, connect=self.connect)
+        assert summary is not None
+        return summary
+
+
+def test_two_steps_end_to_end(tmp_path: Path, cache: Path) -> None:
+    """Ledger, trainer and generator count the same rollouts; the files of a run are there; events tell its story."""
+    wiring = Wiring()
+    summary = wiring.train(tmp_path, cache, "run.steps=2")
+    assert (summary.steps, summary.run_id) == (2, "run")
+    counts = wiring.ledger.sync().get_run("run").usage
+    (generator,) = wiring.generators
+    assert counts.committed == summary.rollouts > 0
+    assert counts.reserved == counts.overage == 0
+    assert summary.evaluation_rollouts == 3 * 6
+    assert generator.counts.samples == summary.rollouts + summary.evaluation_rollouts
+    assert wiring.ledger.sync().get_run("run").status == "finished"
+
+    first, *steps = read_metrics(summary.directory)
+    assert (first.step, first.rollouts_total, first.held_out_accuracy) == (0, 0, summary.accuracy_start)
+    assert [row.step for row in steps] == [1, 2]
+    assert steps[-1].held_out_accuracy == summary.accuracy_end
+    assert steps[-1].rollouts_total == summary.rollouts
+    assert steps[-1].rollouts_saved == counts.saved == summary.rollouts_saved
+    for row in steps:
+        assert row.mismatch is not None
+        assert row.mismatch < 1e-5
+        assert set(row.seconds) == {"rollouts", "learning", "publishing", "evaluation", "checkpoint"}
+    assert json.loads((summary.directory / "summary.json").read_text())["rollouts"] == summary.rollouts
+    assert sorted(path.name for path in (summary.directory / "weights").iterdir()) == ["v1", "v2"]
+
+    kinds = [type(event) for event in wiring.told if not isinstance(event, Phase)]
+    assert kinds == [Started, Stepped, Stepped, Noticed, Stepped, Summary]
+    assert any(isinstance(event, Noticed) and "hold the same weights" in event.text for event in wiring.told)
+
+
+def test_the_budget_is_never_exceeded(tmp_path: Path, cache: Path) -> None:
+    """A limit that fits no whole number of steps is used to the last rollout and not beyond."""
+    wiring = Wiring()
+    summary = wiring.train(tmp_path, cache, "run.rollouts=31", "allocator.stopping=fixed", "allocator.k_max=4")
+    assert summary.rollouts == wiring.ledger.sync().get_run("run").usage.committed == 31
+
+
+def test_a_budget_that_is_gone_ends_the_run_quietly(tmp_path: Path, cache: Path) -> None:
+    """Somebody lowers the limit under way: the run says so, measures, saves and ends."""
+    wiring = Wiring()
+    ledger = wiring.ledger
+
+    class Strict(LocalAllocator):
+        async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
+            answer = await ledger.open(run_id, request)
+            step = request.groups[0].step
+            refused = [group.model_copy(update={"grant": 0, "reason": "budget_exhausted"}) for group in answer.groups]
+            return answer if step == 1 else answer.model_copy(update={"groups": refused})
+
+    strict = Strict()
+    strict.__dict__.update({"_engine": ledger._engine, "_team": ledger._team})
+    wiring.allocator = strict
+    summary = wiring.train(tmp_path, cache, "run.steps=5")
+    assert summary.steps == 1
+    assert any(isinstance(event, Noticed) and "budget is used up" in event.text for event in wiring.told)
+    assert read_metrics(summary.directory)[-1].held_out_accuracy is not None
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:
+    """Killed in the middle of step 3 and resumed, with a raised limit: the same steps before, no line twice (G24).
+
+    What the killed attempt drew in step 3 stays out: the resumed step draws its own, in groups of a new attempt.
+    """
+    changes = ("run.steps=4", "checkpoint.every=2", "allocator.url=http://a.service.that.remembers")
+    whole = Wiring()
+    expected = read_metrics(whole.train(tmp_path / "whole", cache, *changes).directory)
+    interrupted = Wiring()
+    generators = iter([_Dying(), InProcessGenerator()])
+    interrupted.make_generator = lambda: next(generators)  # type: ignore[method-assign] # one that dies, one that does not
+    with pytest.raises(_Killed):
+        interrupted.train(tmp_path / "killed", cache, *changes)
+    interrupted.told.clear()
+    summary = interrupted.train(tmp_path / "killed", cache, *changes, "run.rollouts=999")
+    ledger = interrupted.ledger.sync().get_run("run")
+    assert ledger.usage.committed == summary.rollouts
+    assert ledger.spec.limits.rollouts == 999
+    assert interrupted.told[0] == Started(summary.directory, summary.method, 2, expected[2].rollouts_total)
+    rows = read_metrics(summary.directory)
+    assert [row.step for row in rows] == [0, 1, 2, 3, 4]
+    told = {"accuracy", "rollouts", "loss", "grad_norm", "held_out_accuracy", "rollouts_total"}
+    assert [row.model_dump(include=told) for row in rows[:3]] == [row.model_dump(include=told) for row in expected[:3]]
+    assert summary.rollouts == rows[-1].rollouts_total == sum(row.rollouts for row in rows)
+    assert (summary.directory / "attempt").read_text() == "1"
+
+
+class _Killed(Exception):
+    """What a test takes for a SIGKILL."""
+
+
+class _Dying(InProcessGenerator):
+    """Ends its process with the eighth call under version 2: after the held-out problems, in the midst of step 3."""
+
+    calls_left = 8
+
+    async def generate(
+        self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
+    ) -> list[Sample]:
+        self.calls_left -= version == 2
+        if self.calls_left == 0:
+            raise _Killed
+        return await super().generate(prompt_ids, count=count, sampling=sampling, version=version, seed=seed)
+
+
+def test_other_settings_under_the_same_id_are_refused(tmp_path: Path, cache: Path) -> None:
+    """What would be another run is told by field; where a service is may change."""
+    Wiring().train(tmp_path, cache, "run.steps=1")
+    with pytest.raises(ConfigError, match=r"allocator\.k_max = 4: .* was started with 16; keep it to go on"):
+        Wiring().train(tmp_path, cache, "run.steps=1", "allocator.k_max=4")
+    again = Wiring().train(tmp_path, cache, "run.steps=2", "allocator.key_file=elsewhere")
+    assert again.steps == 2
+
+
+def test_a_trainer_is_not_stopped_by_its_allocator(tmp_path: Path, cache: Path) -> None:
+    """The allocator is away for steps 2 and 3: the run goes on, says so, and the ledger is right at its end (G22)."""
+    wiring = Wiring()
+    service = _Flaky(wiring.ledger)
+    wiring.allocator = ResilientAllocator(service, breaker=Breaker(probe_after_s=0.0))
+
+    def break_and_mend(event: Event) -> None:
+        if isinstance(event, Phase) and event.name == "rollouts":
+            service.away = event.step in {1, 2}
+
+    wiring.told = _Hearing(break_and_mend)
+    summary = wiring.train(tmp_path, cache, "run.steps=4")
+    rows = read_metrics(summary.directory)[1:]
+    assert [row.fallback for row in rows] == [False, True, True, False]
+    assert [row.degraded for row in rows] == [False, True, True, False]
+    assert "away" in rows[1].detail
+    usage = wiring.ledger.sync().get_run("run").usage
+    assert usage.committed + usage.overage == summary.rollouts
+
+
+class _Hearing(list[Event]):
+    """A list of events that also passes them on."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        self._listener(event)
+
+
+class _Flaky:
+    """A service that refuses connections while it is `away`."""
+
+    def __init__(self, inner: LocalAllocator) -> None:
+        self._inner = inner
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+
+        async def call(*arguments: Any) -> Any:
+            if self.away:
+                raise Unavailable("away")
+            return await method(*arguments)
+
+        return call
+
+
+def test_a_run_without_any_generator_ends_with_an_error(tmp_path: Path, cache: Path) -> None:
+    """No rollouts for any prompt of a step is not borne: the error says why."""
+    wiring = Wiring()
+    wiring.make_generator = _Mute  # type: ignore[method-assign] # a generator that only measures
+    with pytest.raises(GenerationFailed, match="no rollouts for any of the step's prompts: no server"):
+        wiring.train(tmp_path, cache, "run.steps=2")
+
+
+class _Mute(InProcessGenerator):
+    async def generate(
+        self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
+    ) -> list[Sample]:
+        del prompt_ids, count, sampling, version, seed
+        raise GenerationFailed("no server")
+
+
+def test_servers_with_other_weights_are_found_out(tmp_path: Path, cache: Path) -> None:
+    """A publisher that loads nothing after the first time: the check after the first update stops the run."""
+    wiring = Wiring()
+    wiring.make_generator = _Stale  # type: ignore[method-assign] # a generator that keeps its first weights
+    with pytest.raises(WeightUpdateFailed, match="not the same weights"):
+        wiring.train(tmp_path, cache, "run.steps=3", "learner.lr=1e-2")
+
+
+class _Stale(InProcessGenerator):
+    async def publish(self, directory: Path, version: int) -> None:
+        if version == 0:
+            await super().publish(directory, version)
+        self._version = version
