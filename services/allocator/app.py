@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -22,6 +23,19 @@ DESCRIPTION = """Groups, decisions and the ledger of rollouts. Every list is a b
 
 All POSTs are safe to repeat with the same ids and the same body. A spent budget is not an error: the answer grants 0
 with reason `budget_exhausted`, and baselines are formed from what was drawn."""
+
+
+class Allocator(FastAPI):
+    """An application whose document says that errors are problem+json and nothing else."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, without the second form that the framework adds to every modelled error."""
+        document = super().openapi()
+        for operation in (one for methods in document["paths"].values() for one in methods.values()):
+            for answer in operation["responses"].values():
+                if problems.MEDIA_TYPE in answer.get("content", {}):
+                    answer["content"].pop("application/json", None)
+        return document
 
 
 def create_app(settings: Settings, *, priors: PriorSource | None = None) -> FastAPI:
@@ -43,7 +57,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         service: Service | None = getattr(app.state, "service", None)
         return "the service has not started" if service is None else await service.missing()
 
-    app = FastAPI(
+    app = Allocator(
         title="rollout-budget allocator",
         version=VERSION,
         description=DESCRIPTION,

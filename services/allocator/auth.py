@@ -76,13 +76,14 @@ class Door:
         self._cache.clear()
 
     async def _look_up(self, hashed: str) -> Identity | None:
+        asked = time.monotonic()
         async with self._database.transaction() as connection:
             row = await Directory(connection, self._pepper).find(hashed)
         if row is None:
             return None
         found = Identity(team=row.team, scope=row.scope, key_id=row.key_id)
         trusted_s = CACHE_S if row.left_s is None else min(CACHE_S, row.left_s)
-        self._cache[hashed] = (found, time.monotonic() + trusted_s)
+        self._cache[hashed] = (found, asked + trusted_s)
         if len(self._cache) > CACHE_KEYS:
             self._cache.popitem(last=False)
         return found

@@ -75,10 +75,11 @@ class Accounts:
         Raises:
             NotFound: no such team.
         """
-        row = select(accounts.c.team).where(_at(Scope(Account(team, ""), TOTAL))).with_for_update()
-        if await self._connection.scalar(row) is None:
+        locked = select(accounts.c.team).where(_at(Scope(Account(team, ""), TOTAL))).with_for_update().subquery()
+        moment = await self._connection.scalar(select(now_s()).select_from(locked))
+        if moment is None:
             raise NotFound(f"no account of team {team!r}")
-        return float(await self._connection.scalar(select(now_s())) or 0.0)
+        return float(moment)
 
     async def take(self, charged: Sequence[Scope], n: int) -> bool:
         """Reserve `n` in every scope or in none; say which."""
