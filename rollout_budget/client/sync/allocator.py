@@ -39,7 +39,7 @@ class SyncAllocatorClient(SyncClient):
 
     Every method raises `InvalidInput`, `Conflict` or `NotFound` for what the caller got wrong and a `ServiceError`
     (`Unavailable`, `Unauthorized`, `OutcomeUnknown`) where the service could not be used. A batch holds `MAX_GROUPS`
-    groups at most, which its request type checks; `in_batches` cuts longer lists.
+    groups at most, which its request type checks.
 
     Args:
         base_url: where the service is, without `/v1`.
