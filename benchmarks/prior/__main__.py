@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--key", help="a service key of it")
     parser.add_argument("--splits", type=int, default=3)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that a service started here ends too
     outcomes = load(arguments.data)
     service = prior_service() if arguments.url is None else contextlib.nullcontext((arguments.url, arguments.key))
     with service as (url, key):

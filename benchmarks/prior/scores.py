@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.prior.data import TRIALS
@@ -68,7 +69,7 @@ def spread(scores: Sequence[Scores]) -> Scores:
 NAMES = tuple(field.name for field in fields(Scores))
 
 
-def _auc(values: FloatArray, positive: np.ndarray) -> float:
+def _auc(values: FloatArray, positive: NDArray[np.bool_]) -> float:
     count = int(positive.sum())
     ranks = rankdata(values)[positive].sum()
     return float((ranks - count * (count + 1) / 2) / (count * (positive.size - count)))

@@ -29,7 +29,7 @@ NATS_TO_MOVE = 1.0
 """Gain in log likelihood that a hyperparameter must bring to leave its default."""
 SEARCH: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("amplitude", (0.03, 0.06, 0.12, 0.2)),
-    ("text_share", (0.3, 0.6, 0.85)),
+    ("text_share", (0.05, 0.3, 0.6, 0.85)),
     ("length_scale", (0.2, 0.35, 0.6, 0.85)),
     ("policy_similarity", (0.4, 0.7, 0.9)),
     ("decay_versions", (5.0, 20.0, 80.0, 320.0)),
