@@ -138,7 +138,7 @@ class AllocatorSection(Section):
     key_file: Path | None = None
     estimator: Estimator = "empirical_bayes"
     stopping: Stopping = "posterior_variance"
-    price: NonNegativeFloat | None = None
+    price: NonNegativeFloat = 0.015625
     k_init: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 2
     k_max: Annotated[int, Field(ge=1, le=1024)] = 16
     advantage_samples: Literal["all", "first_wave"] = "all"

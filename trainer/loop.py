@@ -32,8 +32,10 @@ from trainer.types import RolloutGroup, Sampling
 from trainer.waves import Collector, StepStats
 from trainer.weights.check import TOLERANCE, check_logprobs
 
+CHECKED_STEPS = 2
+"""Steps of an attempt that begin with a look at the servers' weights: under those it starts with, and after an update."""
 CHECKED_SAMPLES = 32
-"""Completions whose log-probabilities are compared after the first update: a stale server shows in a single one."""
+"""Completions whose log-probabilities are compared: a stale server shows in a single one."""
 
 Connect = Callable[[Config, Listener], AbstractAsyncContextManager[Parts]]
 
@@ -123,7 +125,7 @@ class Training:
         self._attempt = next_attempt(run.directory)
         self._seconds: dict[str, float] = {}
         self._clock = 0.0
-        self._unchecked = run.config.weights.check
+        self._checks_left = CHECKED_STEPS if run.config.weights.check else 0
         self._collector = _collector(run, parts)
         self._evaluator = _evaluator(run, parts)
 
@@ -195,17 +197,15 @@ class Training:
             await self._parts.publisher.publish(directory, version)
 
     def _check(self, groups: Sequence[RolloutGroup]) -> None:
-        """Once, at the first rollouts under updated weights: do servers and learner hold the same ones?"""
-        if not self._unchecked or self.progress.step == 0:
+        """At first, do servers and learner hold the same weights? Rollouts that were drawn anyway tell."""
+        if not self._checks_left:
             return
-        self._unchecked = False
+        self._checks_left -= 1
         pairs = [(group.prompt_ids, sample) for group in groups for sample in group.samples][:CHECKED_SAMPLES]
         low = "bfloat16" in {self.config.weights.dtype, self.config.learner.dtype}
-        tolerance = TOLERANCE["bfloat16" if low else "float32"]
-        worst = check_logprobs(pairs, self._score, tolerance=tolerance)
-        self._tell(
-            Noticed(f"Servers and learner hold the same weights: log-probabilities differ by {worst:.1e} at most.")
-        )
+        worst = check_logprobs(pairs, self._score, tolerance=TOLERANCE["bfloat16" if low else "float32"])
+        if not self._checks_left:
+            self._tell(Noticed(f"Servers and learner hold the same weights: log-probabilities within {worst:.1e}."))
 
     def _score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, ...]]:
         return self._team.logprobs(

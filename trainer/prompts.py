@@ -5,6 +5,7 @@ Pure and deterministic: both follow from the seed and from what was drawn, and b
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,13 +89,14 @@ class StepSize:
 
     @classmethod
     def of(cls, config: Config) -> StepSize:
-        """Start from the group size that the run's rules begin with."""
+        """Start half way, on a logarithmic scale, between the first wave of the run's rules and their largest group."""
         settings = config.allocator
-        first = settings.k_max if settings.stopping == "fixed" else settings.k_init
+        first = EXPECTED_AUTO if settings.k_init == "auto" else settings.k_init
+        first = settings.k_max if settings.stopping == "fixed" else min(first, settings.k_max)
         return cls(
             rollouts=config.rollouts.per_step,
             prompts=config.rollouts.prompts_per_step,
-            mean_group=float(EXPECTED_AUTO if first == "auto" else first),
+            mean_group=math.sqrt(first * settings.k_max),
         )
 
     def next(self, remaining: int | None) -> int:

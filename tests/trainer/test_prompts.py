@@ -50,8 +50,9 @@ def test_seeds_order_the_pool_differently() -> None:
 
 def test_smaller_groups_buy_more_prompts() -> None:
     """A step's budget over the recent mean group size, which follows what was seen."""
-    size = StepSize.of(load(None, ["rollouts.per_step=256", "allocator.k_init=2"]))
-    assert size.next(None) == 128
+    size = StepSize.of(load(None, ["rollouts.per_step=256", "allocator.k_init=4", "allocator.k_max=16"]))
+    assert size.mean_group == 8
+    assert size.next(None) == 32
     for _ in range(30):
         size.saw(groups=64, rollouts=256)
     assert size.mean_group == pytest.approx(4.0, abs=0.01)
@@ -71,7 +72,7 @@ def test_the_runs_limit_bounds_the_last_step() -> None:
 def test_a_fixed_number_of_prompts_is_kept() -> None:
     """Where asked for, whatever the groups cost, but for what remains."""
     size = StepSize.of(load(None, ["rollouts.prompts_per_step=10", "allocator.k_init=auto"]))
-    assert size.mean_group == EXPECTED_AUTO
+    assert size.mean_group == (EXPECTED_AUTO * 16) ** 0.5
     size.saw(groups=10, rollouts=160)
     assert size.next(None) == 10
-    assert size.next(13) == 2
+    assert size.next(18) == 2

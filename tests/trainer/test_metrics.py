@@ -1,0 +1,109 @@
+"""What a run says of itself: lines that survive a resume, and listeners that are only told."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped] # no stubs
+
+from trainer.config import load
+from trainer.errors import ConfigError
+from trainer.metrics import (
+    Event,
+    Noticed,
+    Phase,
+    Started,
+    StepMetrics,
+    Stepped,
+    Summary,
+    listeners,
+    progress_bar,
+    read_metrics,
+)
+
+QUIET = "logging.progress=false"
+
+
+def _row(step: int, **changes: object) -> Stepped:
+    return Stepped(StepMetrics.model_validate({"step": step, "version": step, **changes}))
+
+
+def _summary(directory: Path) -> Summary:
+    return Summary("run", "ours", directory, 2, 64, 448, 12, 300, 1.5, 0.2, 0.3)
+
+
+def test_lines_are_written_as_they_come_and_read_back(tmp_path: Path) -> None:
+    """One JSON object a step; the summary beside it; other listeners are told the same."""
+    heard: list[Event] = []
+    with listeners(load(None, [QUIET]), tmp_path, 0, [heard.append]) as tell:
+        tell(Started(tmp_path, "ours", 0, 0))
+        tell(Phase(0, "rollouts"))
+        tell(_row(1, accuracy=0.25, seconds={"rollouts": 1.5}))
+        assert [row.step for row in read_metrics(tmp_path)] == [1]
+        tell(_row(2, degraded=True, detail="prior away"))
+        tell(_summary(tmp_path))
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert (first["accuracy"], first["seconds"], first["degraded"]) == (0.25, {"rollouts": 1.5}, False)
+    assert (second["degraded"], second["detail"]) == (True, "prior away")
+    assert json.loads((tmp_path / "summary.json").read_text())["accuracy_end"] == 0.3
+    assert len(heard) == 5
+
+
+def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: Path) -> None:
+    """Lines after the checkpoint go; a fresh start keeps none."""
+    config = load(None, [QUIET])
+    with listeners(config, tmp_path, 0) as tell:
+        for step in range(4):
+            tell(_row(step))
+    with listeners(config, tmp_path, 2) as tell:
+        tell(_row(3, loss=1.0))
+    assert [(row.step, row.loss) for row in read_metrics(tmp_path)] == [(0, None), (1, None), (2, None), (3, 1.0)]
+    with listeners(config, tmp_path, 0):
+        pass
+    with pytest.raises(ConfigError, match="has not measured anything yet"):
+        read_metrics(tmp_path)
+
+
+def test_the_bar_shows_what_matters() -> None:
+    """Step, accuracy, rollouts used and saved; notices above it; a word where decisions fell back."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, record=True)
+    with progress_bar(load(None, ["run.rollouts=1000", "run.name=ours"]), console) as tell:
+        tell(Started(Path("run"), "ours", 0, 0))
+        tell(Phase(0, "rollouts"))
+        tell(Noticed("allocator away: connection refused"))
+        tell(_row(3, accuracy=0.4567, rollouts_total=600, rollouts_saved=-40, degraded=True, fallback=True))
+        tell(_summary(Path("run")))
+    shown = console.export_text()
+    for word in ("ours", "step 3", "accuracy 0.457", "600/1,000", "saved -40", "fallback", "allocator away"):
+        assert word in shown
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
+    """Also the seconds by phase; None is left out."""
+    with listeners(load(None, [QUIET, "logging.tensorboard=true"]), tmp_path, 0) as tell:
+        tell(_row(1, accuracy=0.5, seconds={"learning": 2.0}))
+        tell(_row(2, accuracy=0.75))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(item.step, item.value) for item in events.Scalars("accuracy")] == [(1, 0.5), (2, 0.75)]
+    assert [item.value for item in events.Scalars("seconds/learning")] == [2.0]
+    assert "held_out_accuracy" not in events.Tags()["scalars"]
+
+
+def test_wandb_is_asked_for_only_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package the message says what to install or to change."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = load(None, [QUIET, "logging.wandb=true"])
+    with pytest.raises(ConfigError, match="pip install wandb"), listeners(config, tmp_path, 0):
+        pass
+
+
+def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
+    """A report of a run that goes on sees whole steps only."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "version": 1}\n{"step": 2, "ver')
+    assert [row.step for row in read_metrics(tmp_path)] == [1]
