@@ -38,13 +38,15 @@ class Coalescer(Generic[Item, Answer]):
         self._calls = calls
         self._key = key
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._under_way = 0
         self._senders: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: Item) -> Answer:
         """Return the answer to one item, by whichever call takes it along."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._senders) < self._calls:
+        if self._under_way < self._calls:
+            self._under_way += 1
             sender = asyncio.create_task(self._drain())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
@@ -61,18 +63,27 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting.clear()
 
     async def _drain(self) -> None:
-        while batch := self._take():
-            futures = [future for _, future in batch]
-            try:
-                answers = await self._send([item for item, _ in batch])
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who asked
-                answers = [error] * len(batch)
-            except asyncio.CancelledError:
-                for future in futures:
-                    future.cancel()
-                raise
-            for future, answer in zip(futures, answers, strict=True):
-                _settle(future, answer)
+        """Send batches until nothing waits; no item can come between the last look and the step down."""
+        try:
+            while batch := self._take():
+                await self._ask_together(batch)
+        finally:
+            self._under_way -= 1
+
+    async def _ask_together(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await self._send([item for item, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(batch)} items were sent and {len(answers)} answers came back")  # noqa: TRY301
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who asked
+            answers = [error] * len(batch)
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        for (_, future), answer in zip(batch, answers, strict=True):
+            _settle(future, answer)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         """Take the oldest waiting item and up to `most - 1` others of its key; who stopped waiting is left out."""

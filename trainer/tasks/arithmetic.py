@@ -92,9 +92,9 @@ class Arithmetic:
 def level_size(level: int) -> int:
     """Return how many problems a level has: pairs with a larger operand of `level` digits, sums and differences."""
     low, high = _operands(level)
-    pairs = high**2 - low**2
-    ordered = sum(range(low + 1, high + 1))
-    return pairs + ordered
+    sums = high**2 - low**2
+    differences = (high - low) * (low + 1 + high) // 2
+    return sums + differences
 
 
 def _operands(level: int) -> tuple[int, int]:
