@@ -1,0 +1,1 @@
+"""How far each estimator's baseline is from the truth, and for how many rollouts, on real outcomes of language models."""
