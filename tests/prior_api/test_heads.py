@@ -171,6 +171,20 @@ def test_a_prompt_without_features_is_like_itself_only() -> None:
     assert answer.standard_errors[0] < answer.standard_errors[1]
 
 
+def test_own_history_beyond_the_bound_on_rows_still_counts() -> None:
+    """A fit without a prompt's old rows, given them with the question, comes near the fit that has them."""
+    rng = np.random.default_rng(4)
+    old = [cell("p", 8, 8, version=10)]
+    newer = [cell(f"w{i}", float(rng.integers(0, 9)), 8, version=30) for i in range(40)]
+    asked = question("p", version=30)
+    told = question("p", version=30, cells=old)
+    without, whole = fit_and_ask(newer, asked), fit_and_ask(old + newer, told)
+    bounded = fit_and_ask(newer, told)
+    assert bounded.values[0] == pytest.approx(whole.values[0], abs=0.03)
+    assert bounded.standard_errors[0] == pytest.approx(whole.standard_errors[0], abs=0.03)
+    assert whole.values[0] > without.values[0] + 0.2
+
+
 @given(st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
 def test_the_kernel_is_positive_semidefinite(seed: int) -> None:

@@ -87,14 +87,19 @@ async def test_one_refit_per_evidence_version(client: httpx.AsyncClient) -> None
 
 
 async def test_rows_beyond_the_bound_leave_the_newest(serve: Serve, tmp_path: Path) -> None:
-    """With room for 40 rows, two versions of 40 give exactly what the newer one alone gives."""
+    """With room for 40 rows, 40 older ones change nothing for other prompts, and sharpen the value of their own."""
     answers = []
-    for name, evidence in (("both", rows(0) + rows(5)), ("newer", rows(5))):
+    old = [row | {"key": f"p{i % 8}"} for i, row in enumerate(rows(0))]
+    elsewhere = [row | {"key": f"old{i}"} for i, row in enumerate(rows(0))]
+    for name, evidence in (("new", rows(5)), ("elsewhere", elsewhere + rows(5)), ("own", old + rows(5))):
         async with serve(max_rows=40, database_url=f"sqlite:///{tmp_path / name}.db") as client:
             await feed(client, evidence)
-            answers.append(await ask(client, 5))
-    both, newer = ([(value["value"], value["standard_error"]) for value in answer["values"]] for answer in answers)
-    assert both == newer
+            lines = (await ask(client, 5))["values"]
+            answers.append([(line["value"], line["standard_error"]) for line in lines])
+    new, other, own = answers
+    assert new == other
+    assert all(sharp < plain for (_, sharp), (_, plain) in zip(own[:8], new[:8], strict=True))
+    assert own[8:] == new[8:]
 
 
 def test_rows_are_shared_out_among_policies() -> None:

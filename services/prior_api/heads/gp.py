@@ -5,7 +5,8 @@ over its number of trials. Pooling the variance, rather than plugging in each ro
 to be all right or all wrong from counting too much; on real outcomes it has the better likelihood.
 
 A fit is a pure function of the evidence: cells are put into one order first, and the kernel's hyperparameters are
-chosen again each time, by marginal likelihood on the rows of a fixed sample of prompts.
+chosen again each time, by marginal likelihood on the rows of a fixed sample of prompts. The number of rows in a fit is
+bounded; what a prompt's own history holds beyond that is added when its value is asked for.
 """
 
 from __future__ import annotations
@@ -84,7 +85,26 @@ class GaussianProcessFit:
         explained = np.zeros(across.shape[1])
         if self.weights.size:
             explained = np.square(solve_triangular(self.factor, across, lower=True, check_finite=False)).sum(axis=0)
-        return Predictions.of(means, self.shape.variance - explained.astype(np.float64))
+        variances = np.maximum(self.shape.variance - explained.astype(np.float64), 0.0)
+        rates, noise = self._beyond(question)
+        gain = variances / (variances + noise)
+        return Predictions.of(means + gain * (rates - means), variances * (1 - gain))
+
+    def _beyond(self, question: Question) -> tuple[FloatArray, FloatArray]:
+        """Return each prompt's own rate in evidence that the bound on rows left out, and its noise (inf: none).
+
+        The noise is that of the outcomes plus how far a rate drifts, by the kernel, from their versions to the one
+        asked. All such evidence of a prompt counts as one observation, since its drift is common.
+        """
+        rates, noise = np.zeros(len(question.identities)), np.full(len(question.identities), np.inf)
+        for place, cells in enumerate(question.histories):
+            left = [cell for cell in cells if self.table.left_out(cell)]
+            if left:
+                trials = sum(cell.trials for cell in left)
+                distance = sum(cell.trials * abs(cell.version - question.version) for cell in left) / trials
+                rates[place] = sum(cell.successes for cell in left) / trials
+                noise[place] = self.table.outcome_variance / trials + self.shape.drift(distance)
+        return rates, noise
 
 
 def choose(table: Table) -> Shape:

@@ -11,6 +11,7 @@ like itself and like no other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,10 @@ class Shape:
     def variance(self) -> float:
         """Variance before any evidence: k of a triple with itself."""
         return self.level + self.amplitude
+
+    def drift(self, versions: float) -> float:
+        """Expected squared change of one prompt's rate over a distance of versions: 2 (k(0) - k(versions))."""
+        return 2 * self.variance * (1 - self.policy_similarity) * -math.expm1(-versions / self.decay_versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ The order does not depend on how the cells came, so equal evidence gives equal a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rollout_budget.outcomes import FloatArray
 from services.prior_api.heads.base import Context, Float32Array, Question
 from services.prior_api.heads.kernel import Points
+from services.prior_api.records import Cell
 
 PRIOR_ROWS = 4.0
 """Rows that the assumptions before any evidence count for: mean rate 1/2, outcome variance 1/8."""
@@ -75,6 +76,9 @@ class Table:
         rates: success rate of each cell, shape (n,).
         noise: variance of that rate around the true one, shape (n,).
         mean: mean rate over all cells, shrunk to 1/2.
+        outcome_variance: pooled variance of one outcome, what `noise` is made of.
+        places: (team, policy, prompt key, version) of every cell.
+        oldest: lowest version of each policy.
     """
 
     codes: Codes
@@ -82,6 +86,14 @@ class Table:
     rates: FloatArray
     noise: FloatArray
     mean: float
+    outcome_variance: float
+    places: frozenset[tuple[str, str, str, int]]
+    oldest: dict[tuple[str, str], int]
+
+    def left_out(self, cell: Cell) -> bool:
+        """Whether a cell is older than what the bound on rows left room for."""
+        within = (cell.team, cell.policy, cell.key, cell.version) in self.places
+        return not within and cell.version <= self.oldest.get((cell.team, cell.policy), cell.version)
 
     @classmethod
     def of(cls, context: Context, width: int) -> Table:
@@ -98,14 +110,19 @@ class Table:
         trials = np.array([cell.trials for cell in cells], dtype=np.float64)
         rates = np.array([cell.successes for cell in cells], dtype=np.float64) / trials
         mean = (rates.sum() + PRIOR_ROWS * ASSUMED_MEAN) / (rates.size + PRIOR_ROWS)
-        return cls(codes, points, rates, _outcome_variance(rates, trials) / trials, float(mean))
+        variance = _outcome_variance(rates, trials)
+        places = frozenset((cell.team, cell.policy, cell.key, cell.version) for cell in cells)
+        oldest: dict[tuple[str, str], int] = {}
+        for owner, cell in zip(owners, cells, strict=True):
+            oldest[owner] = min(cell.version, oldest.get(owner, cell.version))
+        return cls(codes, points, rates, variance / trials, float(mean), variance, places, oldest)
 
     def sample(self, most: int) -> Table:
         """Return the rows of the first prompts, about `most` rows; identities are hashes, so that is a fair sample."""
         if self.rates.size <= most:
             return self
         places = np.arange(most)
-        return Table(self.codes, self.points.take(places), self.rates[places], self.noise[places], self.mean)
+        return replace(self, points=self.points.take(places), rates=self.rates[places], noise=self.noise[places])
 
 
 def _outcome_variance(rates: FloatArray, trials: FloatArray) -> float:
