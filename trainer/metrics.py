@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from trainer.config import Config
+from trainer.config import Config, load
 from trainer.errors import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
@@ -158,12 +158,12 @@ def read_config(directory: Path) -> Config:
     """Return the configuration that a run was started with.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is of a version with other settings.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(f"{directory} is no run: it has no {CONFIG_FILE}")
-    return Config.model_validate_json(path.read_text(encoding="utf-8"))
+    return load(path)
 
 
 @contextmanager

@@ -185,5 +185,5 @@ def _furnish(axes: Axes, plot: Plot, palette: Palette) -> None:
         spine.set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if plot.is_share:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")

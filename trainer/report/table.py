@@ -30,12 +30,14 @@ def cells(comparison: Comparison) -> list[list[str]]:
 
 
 def text_table(comparison: Comparison) -> Table:
-    """Return the table for a terminal, with what must be known below it."""
-    table = Table(caption="\n".join(comparison.notes), caption_justify="left", title_justify="left")
-    for index, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in cells(comparison):
-        table.add_row(*row)
+    """Return the table for a terminal, one column per method, with what must be known below it."""
+    table = Table(caption="\n".join(comparison.notes), caption_justify="left")
+    (_, *figures), rows = COLUMNS, cells(comparison)
+    table.add_column("")
+    for name, *_ in rows:
+        table.add_column(name, justify="right")
+    for index, figure in enumerate(figures, start=1):
+        table.add_row(figure, *(row[index] for row in rows))
     return table
 
 
