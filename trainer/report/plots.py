@@ -58,7 +58,6 @@ class Plot:
     up: str
     curves: tuple[tuple[Curve, ...], ...]
     level: float = math.nan
-    is_share: bool = False
 
 
 def plots(comparison: Comparison) -> list[Plot]:
@@ -111,7 +110,6 @@ def _accuracy(comparison: Comparison, key: str, title: str, across: str, axis: A
         up="held-out accuracy",
         curves=tuple(tuple(run.accuracy(axis) for run in method.runs) for method in comparison.methods),
         level=comparison.target,
-        is_share=True,
     )
 
 
@@ -183,7 +181,6 @@ def _furnish(axes: Axes, plot: Plot, palette: Palette) -> None:
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if plot.is_share:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink, loc="best")
