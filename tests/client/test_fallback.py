@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rollout_budget.client.fallback import Memory
 from rollout_budget.client.journal import Entry
 from rollout_budget.errors import InvalidInput
-from rollout_budget.wire import CloseGroup, ObserveGroup, OpenGroup, RunSpec, SuppliedPrior
+from rollout_budget.wire import CloseGroup, ObserveGroup, OpenGroup, Range, RunSpec, SuppliedPrior
 
 SPEC = RunSpec(run_id="r", policy="p")
 
@@ -68,3 +70,18 @@ def test_groups_without_any_spread_are_decided_all_the_same() -> None:
 def test_a_prior_outside_the_range_is_the_caller_s_mistake() -> None:
     with pytest.raises(InvalidInput):
         Memory(SPEC).open([OpenGroup(group_id="g", prompt_key="k", prior=SuppliedPrior(value=1.5))], lease_s=60.0)
+
+
+@given(st.floats(-10, 10), st.floats(0.001, 10))
+def test_rounding_at_the_ends_of_any_range_is_no_mistake(low: float, width: float) -> None:
+    """`low + (high - low)` is not always `high`: a prior of 1 on the unit scale may come back a little above."""
+    outcome_range = Range(low=low, high=low + width)
+    memory = Memory(SPEC.model_copy(update={"outcome_range": outcome_range}))
+    group = memory.open([OpenGroup(group_id="g", prompt_key="k")], lease_s=60.0)[0]
+    top = float(outcome_range.core().from_unit(1.0))
+    seen = ObserveGroup(group_id="g", outcomes=[outcome_range.high] * 4)
+    body = CloseGroup(group_id="g", used=4)
+    entry = Entry(opened=group.model_copy(update={"prior": top}), observed=seen, asked=body, closing=body)
+    memory.learn([entry])
+    assert memory.decide([(entry, seen)])[0].advantages == pytest.approx([0.0] * 4, abs=1e-6)
+    assert memory.open([OpenGroup(group_id="h", prompt_key="k")], lease_s=60.0)[0].prior <= outcome_range.high
