@@ -1,6 +1,6 @@
 """One real vLLM server for all tests that need one: started by the first, ended with the session, started anew if killed.
 
-Import the fixture into a `conftest.py`: `from tests.vllm_server import vllm, vllm_session`.
+`tests/conftest.py` makes it known to all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests."""
+"""Fixtures of the whole suite: one real vLLM server for every test that needs one."""
 
 from __future__ import annotations
 

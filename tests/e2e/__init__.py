@@ -1,0 +1,1 @@
+"""Real services, a real vLLM server and the trainer together."""
