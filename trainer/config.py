@@ -55,9 +55,9 @@ class ArithmeticSection(Section):
 
     verifier: ClassVar[str] = "exact"
 
-    size: PositiveInt = 4000
+    size: PositiveInt = 1000
     held_out_size: PositiveInt = 256
-    levels: Annotated[list[Annotated[int, Field(ge=1, le=9)]], Field(min_length=1)] = [1, 2, 3, 4]
+    levels: Annotated[list[Annotated[int, Field(ge=1, le=9)]], Field(min_length=1)] = [1, 2]
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -112,7 +112,7 @@ class DemoPolicySection(Section):
     heads: PositiveInt = 4
     kv_heads: PositiveInt = 2
     seed: Annotated[int, Field(ge=0)] = 0
-    warmup_steps: Annotated[int, Field(ge=0)] = 600
+    warmup_steps: Annotated[int, Field(ge=0)] = 250
     warmup_batch: PositiveInt = 128
     warmup_lr: PositiveFloat = 2e-3
 
@@ -172,7 +172,7 @@ class RolloutsSection(Section):
 class LearnerSection(Section):
     """The clipped policy gradient and how it is computed."""
 
-    lr: PositiveFloat = 3e-4
+    lr: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 0.0
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: PositiveFloat = 0.28

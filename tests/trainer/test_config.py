@@ -52,11 +52,11 @@ def test_overrides_win_over_the_file_and_read_as_toml(tmp_path: Path) -> None:
     path.write_text("[learner]\nlr = 1e-5\nepochs = 3\n")
     config = load(
         path,
-        ["learner.lr=1e-3", "task.arithmetic.levels=[1, 2]", "allocator.k_init=auto", "logging.tensorboard=true"],
+        ["learner.lr=1e-3", "task.arithmetic.levels=[3, 4]", "allocator.k_init=auto", "logging.tensorboard=true"],
     )
     assert (config.learner.lr, config.learner.epochs) == (1e-3, 3)
-    assert config.task.arithmetic.levels == [1, 2]
-    assert config.task.options["levels"] == [1, 2]
+    assert config.task.arithmetic.levels == [3, 4]
+    assert config.task.options["levels"] == [3, 4]
     assert config.allocator.k_init == "auto"
     assert config.logging.tensorboard is True
 
@@ -65,7 +65,7 @@ def test_overrides_win_over_the_file_and_read_as_toml(tmp_path: Path) -> None:
     ("override", "told"),
     [
         ("learner.learning_rate=1", "learner.learning_rate: there is no such field; did you mean learner."),
-        ("learner.lr=-1", "learner.lr = -1: input should be greater than 0; the default is 0.0003"),
+        ("learner.lr=-1", "learner.lr = -1: input should be greater than 0; the default is 0.0002"),
         ("allocator.estimator=ppo", "allocator.estimator = 'ppo': input should be 'group_mean'"),
         ("allocator.k_init=32", "k_init (32) must not exceed k_max (16)"),
         ("allocator.k_init=some", "allocator.k_init = 'some'"),

@@ -22,6 +22,8 @@ class Lead:
     def __init__(self, learner: Learner, where: World) -> None:
         self._learner = learner
         self._world = where
+        self.in_step = True
+        """Whether the other ranks wait for the next call; False inside one, and after one that failed here."""
 
     def step(self, batch: Sequence[Row]) -> StepStatistics:
         """Learn from rows on all ranks."""
@@ -50,16 +52,24 @@ class Lead:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         self._world.broadcast((method, arguments))
-        return getattr(self._learner, method)(*arguments)
+        self.in_step = False
+        answer = getattr(self._learner, method)(*arguments)
+        self.in_step = True
+        return answer
 
 
 @contextmanager
 def lead(learner: Learner, where: World) -> Iterator[Lead]:
-    """Drive the other ranks inside the block; they are let go at its end, also after an error."""
+    """Drive the other ranks inside the block; they are let go at its end, also after an error.
+
+    Not after an error in the middle of a call: they are then inside other collectives, and torchrun ends them.
+    """
+    team = Lead(learner, where)
     try:
-        yield Lead(learner, where)
+        yield team
     finally:
-        where.broadcast(None)
+        if team.in_step:
+            where.broadcast(None)
 
 
 def follow(learner: Learner, where: World) -> None:

@@ -1,0 +1,76 @@
+"""Rank 0 drives the others, and lets them go whenever they can hear it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, cast
+
+import pytest
+
+from tests.trainer.tiny import make_rows
+from trainer.learner.fsdp import World
+from trainer.learner.learner import Learner, StepStatistics
+from trainer.learner.ranks import follow, lead
+
+
+class _Wire:
+    """A world that writes down what rank 0 sends, or plays it back to another rank."""
+
+    def __init__(self, sent: deque[Any] | None = None) -> None:
+        self.plays = sent is not None
+        self.sent = sent if sent is not None else deque()
+
+    def broadcast(self, value: Any = None) -> Any:
+        if self.plays:
+            return self.sent.popleft()
+        self.sent.append(value)
+        return value
+
+
+class _Learner:
+    """Remembers its calls; fails where asked to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self._fails = fails
+
+    def step(self, batch: list[Any]) -> StepStatistics:
+        if self._fails:
+            raise RuntimeError("out of memory")
+        self.calls.append(("step", len(batch)))
+        return StepStatistics(updates=1)
+
+    def logprobs(self, batch: list[Any]) -> list[tuple[float, ...]]:
+        self.calls.append(("logprobs", len(batch)))
+        return [() for _ in batch]
+
+
+def _as(learner: _Learner, wire: _Wire) -> tuple[Learner, World]:
+    return cast("Learner", learner), cast("World", wire)
+
+
+def test_every_rank_makes_the_same_calls_in_the_same_order() -> None:
+    """What rank 0 calls is what the others do, until they are let go."""
+    first, wire = _Learner(), _Wire()
+    with lead(*_as(first, wire)) as team:
+        assert team.step(make_rows(3)).updates == 1
+        team.logprobs(make_rows(2))
+    second = _Learner()
+    follow(*_as(second, _Wire(wire.sent)))
+    assert second.calls == first.calls == [("step", 3), ("logprobs", 2)]
+
+
+def test_an_error_between_calls_lets_the_others_go() -> None:
+    """They wait for the next call, so they can hear that there is none."""
+    wire = _Wire()
+    with pytest.raises(KeyError), lead(*_as(_Learner(), wire)):
+        raise KeyError
+    assert list(wire.sent) == [None]
+
+
+def test_an_error_inside_a_call_sends_nothing_more() -> None:
+    """The others are inside the call's own collectives: a farewell would meet those, and wait for ever."""
+    wire = _Wire()
+    with pytest.raises(RuntimeError, match="out of memory"), lead(*_as(_Learner(fails=True), wire)) as team:
+        team.step(make_rows(1))
+    assert [message[0] for message in wire.sent] == ["step"]
