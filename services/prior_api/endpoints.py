@@ -18,10 +18,11 @@ from rollout_budget.wire import (
 )
 from rollout_budget.wire.common import Identifier
 from services.kit import problems
+from services.prior_api import examples
 from services.prior_api.auth import Team
 from services.prior_api.service import PriorService
 
-router = APIRouter(prefix="/v1", responses=problems.documented(401, 413, 422, 503))
+router = APIRouter(prefix="/v1", responses=problems.documented(400, 401, 413, 422, 503))
 
 
 def _service(request: Request) -> PriorService:
@@ -34,19 +35,23 @@ PolicyName = Annotated[Identifier, Path(description="Name of a policy; slashes a
 
 
 @router.post("/values", operation_id="values", tags=["values"], summary="Predict success rates")
-async def values(body: ValuesRequest, team: Team, service: Service) -> ValuesAnswer:
+async def values(body: Annotated[ValuesRequest, examples.VALUES], team: Team, service: Service) -> ValuesAnswer:
     """One value with its standard error per prompt, from the evidence that the team may learn from."""
     return await service.values(team, body)
 
 
 @router.post("/prompts", operation_id="register_prompts", tags=["values"], summary="Register texts ahead")
-async def register_prompts(body: PromptsRequest, team: Team, service: Service) -> PromptsAnswer:
+async def register_prompts(
+    body: Annotated[PromptsRequest, examples.PROMPTS], team: Team, service: Service
+) -> PromptsAnswer:
     """Texts are stored at once and encoded in the background; the same call again says how many are done."""
     return await service.register_prompts(team, body.prompts)
 
 
 @router.post("/policies/{policy:path}/evidence", operation_id="add_evidence", tags=["evidence"], summary="Add outcomes")
-async def add_evidence(policy: PolicyName, body: EvidenceRequest, team: Team, service: Service) -> EvidenceAnswer:
+async def add_evidence(
+    policy: PolicyName, body: Annotated[EvidenceRequest, examples.EVIDENCE], team: Team, service: Service
+) -> EvidenceAnswer:
     """Append-only and idempotent by row id; the order of receipt does not matter. All rows are stored or none."""
     return await service.add_evidence(team, policy, body)
 
