@@ -17,13 +17,16 @@ from rollout_budget.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
 
+MIN_WIDTH, MAX_WIDTH = 1e-100, 1e100
+"""Widths of a range: errors and prices go with their square, which must stay far from the ends of a double."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRange:
     """A finite interval `[low, high]`, `low < high`, in which every outcome of a run lies.
 
     Raises:
-        InvalidInput: a bound is not finite, or `low >= high`.
+        InvalidInput: a bound is not finite, `low >= high`, or the width is beyond `MIN_WIDTH` and `MAX_WIDTH`.
     """
 
     low: float = 0.0
@@ -32,8 +35,8 @@ class OutcomeRange:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InvalidInput(f"outcome range needs finite low < high, got low={self.low}, high={self.high}")
-        if not math.isfinite(self.high - self.low):
-            raise InvalidInput(f"outcome range [{self.low}, {self.high}] is too wide for a float")
+        if not MIN_WIDTH <= self.high - self.low <= MAX_WIDTH:
+            raise InvalidInput(f"outcome range [{self.low}, {self.high}] is wider or narrower than doubles can square")
 
     @property
     def width(self) -> float:

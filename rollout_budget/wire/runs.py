@@ -202,8 +202,7 @@ class ObserveGroup(Request):
 
     @model_validator(mode="after")
     def _aligned(self) -> ObserveGroup:
-        if self.rewards is not None and len(self.rewards) != len(self.outcomes):
-            raise ValueError(f"{len(self.outcomes)} outcomes but {len(self.rewards)} rewards")
+        require_aligned(self.outcomes, self.rewards)
         return self
 
 
@@ -318,6 +317,11 @@ class DecideGroup(Request):
     outcomes: Outcomes = Field(default_factory=list)
     rewards: Outcomes | None = None
 
+    @model_validator(mode="after")
+    def _aligned(self) -> DecideGroup:
+        require_aligned(self.outcomes, self.rewards)
+        return self
+
 
 class DecideRequest(DecisionSettings):
     """Priors and outcomes in, decisions out: no run, no ledger, nothing stored."""
@@ -348,3 +352,9 @@ def require_distinct(ids: Sequence[str]) -> None:
     if len(set(ids)) != len(ids):
         twice = next(item for item in ids if ids.count(item) > 1)
         raise ValueError(f"id {twice!r} occurs twice in one request")
+
+
+def require_aligned(outcomes: Sequence[float], rewards: Sequence[float] | None) -> None:
+    """Raise ValueError where rewards are given, but not one per outcome."""
+    if rewards is not None and len(rewards) != len(outcomes):
+        raise ValueError(f"{len(outcomes)} outcomes but {len(rewards)} rewards")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +15,7 @@ from services.allocator.endpoints import admin, budgets, runs
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
-from services.kit import bodies, http, problems
+from services.kit import bodies, http, problems, segments
 
 VERSION = "1.0.0"
 """Of the interface, not of the package."""
@@ -36,6 +36,15 @@ class Allocator(FastAPI):
                 if problems.MEDIA_TYPE in answer.get("content", {}):
                     answer["content"].pop("application/json", None)
         return document
+
+
+async def _not_allowed(request: Request, _error: Exception) -> Response:
+    """Answer 405 with every method that the path has, not only those of the route that was found first."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    methods = sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
+    answer = problems.response(405, "the path has other methods", code="method-not-allowed")
+    answer.headers["Allow"] = ", ".join(methods) or "GET"
+    return answer
 
 
 def create_app(settings: Settings, *, priors: PriorSource | None = None) -> FastAPI:
@@ -69,8 +78,10 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
     for router in (runs.router, budgets.router, admin.router):
         app.include_router(router)
     problems.install(app)
+    app.add_exception_handler(405, _not_allowed)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=missing)
+    segments.install(app)
     return app
 
 

@@ -96,9 +96,22 @@ class Metrics:
         for operation, seconds in transaction.ledger.timings:
             self._ledger.labels(operation).observe(seconds)
         for entry in transaction.ledger.record:
-            self._book(entry)
+            self.booked(entry)
         for record in transaction.saved_runs:
             self._learned(record)
+
+    def booked(self, entry: Entry) -> None:
+        """Count one entry of the ledger."""
+        labels = self._labels.of(entry.account.team, entry.account.run)
+        if entry.kind == "close":
+            self.groups.labels(*labels).inc()
+            self.saved.labels(*labels).inc(entry.reference)
+            return
+        self.rollouts.labels(*labels, KINDS[entry.kind]).inc(entry.rollouts)
+        if entry.kind in ("commit", "overage"):
+            self.saved.labels(*labels).dec(entry.rollouts)
+        if entry.kind == "reserve" and not entry.reservation.endswith("/0"):
+            self.extra.labels(*labels).inc(entry.rollouts)
 
     def budgets(self, views: Iterable[BudgetView]) -> None:
         """Set limits and use of these teams."""
@@ -113,18 +126,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(f"rollout_budget_{name}", text, (label,), registry=self.registry, buckets=LEDGER_BUCKETS_S)
-
-    def _book(self, entry: Entry) -> None:
-        labels = self._labels.of(entry.account.team, entry.account.run)
-        if entry.kind == "close":
-            self.groups.labels(*labels).inc()
-            self.saved.labels(*labels).inc(entry.reference)
-            return
-        self.rollouts.labels(*labels, KINDS[entry.kind]).inc(entry.rollouts)
-        if entry.kind in ("commit", "overage"):
-            self.saved.labels(*labels).dec(entry.rollouts)
-        if entry.kind == "reserve" and not entry.reservation.endswith("/0"):
-            self.extra.labels(*labels).inc(entry.rollouts)
 
     def _learned(self, record: RunRecord) -> None:
         labels = self._labels.of(record.team, record.spec.run_id)

@@ -23,7 +23,8 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 def configure(*, json_lines: bool | None = None, level: str = "INFO") -> None:
     """Set up logging of this process to standard error; JSON unless that is a terminal."""
     plain = sys.stderr.isatty() if json_lines is None else not json_lines
-    renderer: Processor = structlog.dev.ConsoleRenderer() if plain else structlog.processors.JSONRenderer()
+    lines = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # never local variables
+    renderer: Processor = lines if plain else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""One process of a contention test: sixteen tasks reserve from one team's budget until it is gone; prints the sum."""
+"""One process of a contention test: eight tasks reserve from one team's budget until it is gone; prints the sum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
 from services.kit.database import connect
 
-TASKS = 16
+TASKS = 8
 
 
 async def hammer(url: str, process: str) -> int:

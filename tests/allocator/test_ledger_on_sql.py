@@ -100,7 +100,7 @@ async def test_g01_no_grant_takes_an_account_over_its_limit(any_database: str) -
 
 @pytest.mark.postgres
 async def test_g01_several_processes_on_one_budget_row() -> None:
-    """Four processes of sixteen tasks each share one limit on a real PostgreSQL; it is used up to the last rollout."""
+    """Four processes of eight tasks each share one limit on a real PostgreSQL; it is used up to the last rollout."""
     url = fresh_postgres()
     async with opened(url, rollouts=150) as (store, _):
         processes = [

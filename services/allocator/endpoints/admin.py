@@ -29,7 +29,7 @@ async def create_team(
     return team
 
 
-@router.put("/budgets/{team:path}", responses=documented(404))
+@router.put("/budgets/{team:segment}", responses=documented(404))
 async def set_budget(
     team: Annotated[Identifier, Path(description="Percent-encoded, `/` included.")],
     limits: TeamLimits,
@@ -71,7 +71,7 @@ async def list_keys(_key: Admin, parts: Parts) -> KeysAnswer:
         return KeysAnswer(keys=await directory.keys())
 
 
-@router.delete("/keys/{key_id}", responses=documented(404))
+@router.delete("/keys/{key_id:segment}", responses=documented(404))
 async def revoke_key(key_id: Annotated[str, Path(min_length=1, max_length=32)], _key: Admin, parts: Parts) -> Key:
     """Revoke a key; again changes nothing."""
     async with parts.directory() as directory:

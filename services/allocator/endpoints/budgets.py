@@ -46,9 +46,9 @@ async def usage(
     return answer
 
 
-@router.get("/reservations/{reservation_id:path}", responses=documented(404))
+@router.get("/reservations/{reservation_id:rest}", responses=documented(404))
 async def reservation(
-    reservation_id: Annotated[str, Path(description="`run/group/attempt/wave`.", min_length=1, max_length=8192)],
+    reservation_id: Annotated[str, Path(description="`run/group/attempt/wave`.", max_length=5_000, pattern="^[!-~]+$")],
     key: Reader,
     parts: Parts,
 ) -> ReservationView:

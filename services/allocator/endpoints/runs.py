@@ -51,7 +51,7 @@ async def create_run(
     return run
 
 
-@router.post("/runs/{run_id:path}/finish", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/finish", responses=_UNKNOWN)
 async def finish_run(run_id: RunId, key: Writer, parts: Parts) -> Run:
     """End a run: what is still held goes back; no new grants."""
     run = await parts.engine.finish_run(key.team, run_id)
@@ -59,13 +59,13 @@ async def finish_run(run_id: RunId, key: Writer, parts: Parts) -> Run:
     return run
 
 
-@router.post("/runs/{run_id:path}/heartbeat", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/heartbeat", responses=_UNKNOWN)
 async def heartbeat(run_id: RunId, key: Writer, parts: Parts) -> HeartbeatAnswer:
     """Renew all leases of a run."""
     return await parts.engine.heartbeat(key.team, run_id)
 
 
-@router.post("/runs/{run_id:path}/groups/open", responses=_ENDED)
+@router.post("/runs/{run_id:segment}/groups/open", responses=_ENDED)
 async def open_groups(
     run_id: RunId, request: Annotated[OpenRequest, Body(openapi_examples=examples.OPEN)], key: Writer, parts: Parts
 ) -> OpenAnswer:
@@ -77,7 +77,7 @@ async def open_groups(
     return answer
 
 
-@router.post("/runs/{run_id:path}/groups/observe", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/groups/observe", responses=_UNKNOWN)
 async def observe_groups(
     run_id: RunId,
     request: Annotated[ObserveRequest, Body(openapi_examples=examples.OBSERVE)],
@@ -89,7 +89,7 @@ async def observe_groups(
         return await parts.engine.observe(key.team, run_id, request)
 
 
-@router.post("/runs/{run_id:path}/groups/close", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/groups/close", responses=_UNKNOWN)
 async def close_groups(
     run_id: RunId, request: Annotated[CloseRequest, Body(openapi_examples=examples.CLOSE)], key: Writer, parts: Parts
 ) -> CloseAnswer:
@@ -98,19 +98,19 @@ async def close_groups(
         return await parts.engine.close(key.team, run_id, request)
 
 
-@router.post("/runs/{run_id:path}/baselines", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/baselines", responses=_UNKNOWN)
 async def baselines(run_id: RunId, request: BaselinesRequest, key: Reader, parts: Parts) -> BaselinesAnswer:
     """Return the last baselines and advantages of groups by id."""
     return await parts.engine.baselines(key.team, run_id, request)
 
 
-@router.get("/runs/{run_id:path}", responses=_UNKNOWN)
+@router.get("/runs/{run_id:segment}", responses=_UNKNOWN)
 async def get_run(run_id: RunId, key: Reader, parts: Parts) -> Run:
     """Return a run with its usage and what it has learned of its prior."""
     return await parts.engine.get_run(key.team, run_id)
 
 
-@router.patch("/runs/{run_id:path}", responses=_UNKNOWN)
+@router.patch("/runs/{run_id:segment}", responses=_UNKNOWN)
 async def patch_run(run_id: RunId, patch: RunPatch, key: Writer, parts: Parts) -> Run:
     """Change price or limits; lowering a limit below use is legal and stops new grants only."""
     return await parts.engine.patch_run(key.team, run_id, patch)

@@ -1,0 +1,177 @@
+"""The prior service behind the port: its deadline, its breaker, degradation, and evidence that waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rollout_budget.client import PriorClient, Retries
+from rollout_budget.client.breaker import Breaker
+from rollout_budget.errors import ServiceError, Unavailable
+from rollout_budget.wire import EvidenceRow, Prompt
+from services.allocator.priors import RemotePriors
+from services.allocator.workers import Worker
+from tests.allocator.databases import fresh_sqlite
+from tests.allocator.running import running
+
+PROMPTS = [Prompt(key="k", text="What is 2 + 3?")]
+VALUES = {
+    "values": [{"key": "k", "value": 0.75, "standard_error": 0.1, "evidence_count": 3}],
+    "model": "gp",
+    "model_version": "1",
+    "evidence_version": 9,
+}
+STORED = {"stored": 1, "repeated": 0, "evidence_version": 10}
+ROW = EvidenceRow(id="e", key="k", version=0, successes=1, trials=2)
+
+
+def well(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, json=STORED if request.url.path.endswith("evidence") else VALUES)
+
+
+class FakePriorService:
+    """A prior service that answers as told and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+        self.answer: Callable[[httpx.Request], httpx.Response] = well
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        await self.hold.wait()
+        return self.answer(request)
+
+    def refuse(self, status: int) -> None:
+        problem = {
+            "title": "t",
+            "status": status,
+            "detail": "d",
+            "code": "unavailable" if status == 503 else "id-reused",
+        }
+        headers = {"Content-Type": "application/problem+json"}
+        self.answer = lambda _: httpx.Response(status, json=problem, headers=headers)
+
+
+@pytest.fixture
+def fake() -> FakePriorService:
+    return FakePriorService()
+
+
+@asynccontextmanager
+async def remote(fake: FakePriorService, **more: Any) -> AsyncIterator[RemotePriors]:
+    transport = httpx.MockTransport(fake)
+    async with PriorClient("http://prior", "key", retries=Retries(attempts=1), transport=transport) as client:
+        yield RemotePriors(client, **{"deadline_s": 5.0, **more})
+
+
+async def test_the_team_is_named_and_values_come_back(fake: FakePriorService) -> None:
+    """One call, one answer, in the name of the team that asks."""
+    async with remote(fake) as priors:
+        answer = await priors.values("team/1", "p", 3, PROMPTS, "gp")
+    assert (answer.values[0].value, answer.evidence_version) == (0.75, 9)
+    assert fake.requests[0].headers["rollout-budget-team"] == "team%2F1"
+
+
+async def test_an_answer_after_the_deadline_is_none(fake: FakePriorService) -> None:
+    """The wait is bounded, whatever the service does."""
+    fake.hold.clear()
+    async with remote(fake, deadline_s=0.02) as priors:
+        with pytest.raises(Unavailable, match=r"within 0\.02 s"):
+            await priors.values("t", "p", 0, PROMPTS, "gp")
+
+
+async def test_the_breaker_keeps_calls_from_waiting_and_finds_the_service_back(fake: FakePriorService) -> None:
+    """After two failures nothing is sent until a probe is due; its success closes the breaker."""
+    now = 0.0
+    async with remote(fake, breaker=Breaker(threshold=2, probe_after_s=10.0), clock=lambda: now) as priors:
+        fake.refuse(503)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await priors.values("t", "p", 0, PROMPTS, "gp")
+        assert len(fake.requests) == 2
+        now, fake.answer = 10.0, well
+        for _ in range(3):
+            await priors.values("t", "p", 0, PROMPTS, "gp")
+        assert len(fake.requests) == 5
+
+
+async def test_a_refusal_is_no_outage(fake: FakePriorService) -> None:
+    """A prompt key with another text degrades that answer and leaves the breaker closed; refused evidence is not kept."""
+    async with remote(fake) as priors:
+        fake.refuse(422)
+        for _ in range(5):
+            with pytest.raises(ServiceError, match="refused the request"):
+                await priors.values("t", "p", 0, PROMPTS, "gp")
+        await priors.add_evidence("t", "p", [ROW])
+        assert len(fake.requests) == 6
+
+
+async def test_a_run_goes_on_degraded_while_the_prior_service_is_away(fake: FakePriorService, tmp_path: Path) -> None:
+    """Open answers with the running mean and says why; evidence waits and is delivered once the service is back."""
+    now = 0.0
+    async with (
+        remote(fake, clock=lambda: now) as priors,
+        running(tmp_path, fresh_sqlite(tmp_path), priors=priors) as allocator,
+    ):
+        run = {"run_id": "r", "policy": "p", "k_init": 2}
+        await allocator.http.post("/v1/runs", json=run, headers=allocator.team)
+
+        async def step(group_id: str) -> dict[str, Any]:
+            path = "/v1/runs/r/groups"
+            group = {"group_id": group_id}
+            opened = await allocator.http.post(
+                f"{path}/open", json={"groups": [{**group, "prompt_key": "k"}]}, headers=allocator.team
+            )
+            for call, body in (("observe", {"outcomes": [1, 0]}), ("close", {"used": 2})):
+                sent = {"groups": [{**group, **body}]}
+                assert (await allocator.http.post(f"{path}/{call}", json=sent, headers=allocator.team)).is_success
+            answer: dict[str, Any] = opened.json()
+            return answer
+
+        whole = await step("a")
+        assert (whole["groups"][0]["prior"], whole["degraded"]) == (0.75, False)
+        await allocator.service.engine.deliver_evidence()
+        fake.refuse(503)
+        degraded = await step("b")
+        assert (degraded["groups"][0]["prior_source"], degraded["degraded"]) == ("running_mean", True)
+        assert "unavailable" in degraded["detail"]
+        assert await allocator.service.engine.deliver_evidence() == 0
+        assert (await allocator.rows())["outbox"] == 1
+        assert "rollout_budget_degraded_groups_total 1.0" in (await allocator.http.get("/metrics")).text
+        now, fake.answer = 1000.0, well
+        assert await allocator.service.engine.deliver_evidence() == 1
+        assert (await allocator.rows())["outbox"] == 0
+
+
+async def test_a_worker_works_when_woken_and_goes_on_after_failures() -> None:
+    """A round that fails is followed by another; waking does not wait for the pause."""
+    rounds: asyncio.Queue[int] = asyncio.Queue()
+    count = 0
+
+    async def job() -> None:
+        nonlocal count
+        count += 1
+        rounds.put_nowait(count)
+        if count == 1:
+            raise Unavailable("not yet")
+
+    worker = Worker("test", job, every_s=0.001)
+    task = asyncio.create_task(worker.run())
+    assert [await rounds.get(), await rounds.get()] == [1, 2]
+    task.cancel()
+    patient = Worker("test", job, every_s=3600.0)
+    task = asyncio.create_task(patient.run())
+    before = await rounds.get()
+    patient.wake()
+    assert await rounds.get() > before
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
