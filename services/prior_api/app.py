@@ -45,6 +45,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         metrics,
         max_rows=settings.max_rows,
         refit_interval_s=settings.refit_interval_s,
+        refit_wait_s=settings.refit_wait_s,
         encode_wait_s=settings.encode_wait_s,
     )
 
@@ -56,7 +57,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             yield
             await features.stop()
             await batcher.stop()
-            fits.stop()
+            await fits.stop()
             await repository.dispose()
 
     async def ready() -> str | None:

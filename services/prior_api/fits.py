@@ -1,14 +1,16 @@
 """One fitted head per team: refitted when evidence or features have come, but no more often than a stated interval.
 
-Fits run in threads of their own, off the event loop; whoever needs one that is being made waits for it.
+Fits run in threads of their own, off the event loop. Whoever asks while one is being made waits for it, but where an
+older fit is there no longer than is stated: the answer then says which evidence it rests on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from services.prior_api.features import FeatureCache
 from services.prior_api.heads import Context, Head, Predictions, Predictor, Question
@@ -26,15 +28,29 @@ WORKERS = 2
 
 @dataclass(slots=True)
 class _Entry:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    predictor: Predictor | None = None
-    evidence_version: int = -1
-    complete: bool = False
-    began: float = 0.0
+    fit: Fit | None = None
+    began: float = -math.inf
+    refit: asyncio.Task[Fit] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A predictor, the evidence version that it is of, and whether every text had its features."""
+
+    predictor: Predictor
+    evidence_version: int
+    complete: bool
 
 
 class Fits:
-    """Makes and keeps the fits."""
+    """Makes and keeps the fits.
+
+    Args:
+        max_rows: rows in one fit.
+        refit_interval_s: shortest time between the starts of two fits of a team.
+        refit_wait_s: longest wait for a refit where an older fit is there.
+        encode_wait_s: longest wait for features.
+    """
 
     def __init__(
         self,
@@ -45,42 +61,67 @@ class Fits:
         *,
         max_rows: int,
         refit_interval_s: float,
+        refit_wait_s: float,
         encode_wait_s: float,
     ) -> None:
         self._repository, self._features, self._head, self._metrics = repository, features, head, metrics
-        self._max_rows, self._refit_interval_s, self._encode_wait_s = max_rows, refit_interval_s, encode_wait_s
+        self._max_rows, self._encode_wait_s = max_rows, encode_wait_s
+        self._refit_interval_s, self._refit_wait_s = refit_interval_s, refit_wait_s
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="head")
 
-    def stop(self) -> None:
-        """Wait for fits in progress and end the threads."""
+    async def stop(self) -> None:
+        """Give up refits, wait for what computes already, and end the threads."""
+        tasks = [entry.refit for entry in self._entries.values() if entry.refit is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def get(self, team: str, evidence_version: int) -> tuple[Predictor, int]:
-        """Return a fit and the evidence version that it is of; `evidence_version` is the newest.
+    async def get(self, team: str, evidence_version: int) -> Fit:
+        """Return a fit of the newest evidence, or an older one if the newest is not ready in time.
 
         Raises:
             ArithmeticError: the head finds no fit.
             Unavailable: the database did not answer.
         """
-        entry = self._entries.setdefault(team, _Entry())
-        self._entries.move_to_end(team)
-        while len(self._entries) > MAX_TEAMS:
-            self._entries.popitem(last=False)
-        async with entry.lock:
-            now = asyncio.get_running_loop().time()
-            fresh = entry.complete and entry.evidence_version >= evidence_version
-            if entry.predictor is None or not (fresh or now - entry.began < self._refit_interval_s):
-                entry.began = now
-                await self._refit(team, entry)
-            assert entry.predictor is not None  # noqa: S101  _refit sets it or raises
-            return entry.predictor, entry.evidence_version
+        entry = self._entry(team)
+        if self._due(entry, evidence_version):
+            entry.began = asyncio.get_running_loop().time()
+            entry.refit = asyncio.create_task(self._refit(team))
+        refit = entry.refit
+        if refit is not None:
+            await asyncio.wait({refit}, timeout=None if entry.fit is None else self._refit_wait_s)
+            if refit.done():
+                if entry.refit is refit:
+                    entry.refit = None
+                    entry.fit = refit.result()
+                return refit.result()
+        assert entry.fit is not None  # noqa: S101  the first fit was waited for
+        return entry.fit
 
     async def answer(self, predictor: Predictor, question: Question) -> Predictions:
         """Ask a predictor, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, predictor.values, question)
 
-    async def _refit(self, team: str, entry: _Entry) -> None:
+    def _entry(self, team: str) -> _Entry:
+        entry = self._entries.setdefault(team, _Entry())
+        self._entries.move_to_end(team)
+        if len(self._entries) > MAX_TEAMS:
+            oldest = next(iter(self._entries.values()))
+            if oldest.refit is None:
+                self._entries.popitem(last=False)
+        return entry
+
+    def _due(self, entry: _Entry, evidence_version: int) -> bool:
+        if entry.refit is not None:
+            return False
+        if entry.fit is None:
+            return True
+        fresh = entry.fit.complete and entry.fit.evidence_version >= evidence_version
+        return not fresh and asyncio.get_running_loop().time() - entry.began >= self._refit_interval_s
+
+    async def _refit(self, team: str) -> Fit:
         async with self._repository.begin() as transaction:
             version = await transaction.evidence_version(team)
             cells: list[Cell] = []
@@ -89,10 +130,10 @@ class Fits:
         hashes = {cell.text_hash for cell in cells if cell.text_hash is not None}
         features = await self._features.get(hashes, wait_s=self._encode_wait_s)
         with self._metrics.refit.time():
-            entry.predictor = await asyncio.get_running_loop().run_in_executor(
+            predictor = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._head.fit, Context(cells, features)
             )
-        entry.evidence_version, entry.complete = version, len(features) == len(hashes)
+        return Fit(predictor, version, len(features) == len(hashes))
 
 
 def share(policies: list[Policy], most: int) -> list[tuple[Policy, int]]:

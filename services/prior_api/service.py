@@ -132,11 +132,11 @@ class PriorService:
 
     async def _fitted(self, team: str, evidence_version: int) -> tuple[Predictor, int, str]:
         try:
-            predictor, used = await self._fits.get(team, evidence_version)
+            fit = await self._fits.get(team, evidence_version)
         except ArithmeticError as error:
             _log.warning("no fit", error=str(error))
             return CONTROLS["history"], evidence_version, f"no fit of the Gaussian process: {error}"
-        return predictor, used, ""
+        return fit.predictor, fit.evidence_version, ""
 
     async def add_evidence(self, team: str, policy: str, request: EvidenceRequest) -> EvidenceAnswer:
         """Append evidence; all of a request or, if it raises, nothing of it.

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """Rows in the Gaussian process: a refit costs their cube (0.2 s on one core at 2,048)."""
     refit_interval_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     """Shortest time between two refits of a team; answers between them say which evidence version they used."""
+    refit_wait_s: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """How long a values call waits for a refit where an older fit is there: a busy machine does not hold up a step."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     """Largest request: 4,096 prompts of 8,000 characters."""
 

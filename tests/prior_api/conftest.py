@@ -40,6 +40,7 @@ def serve(tmp_path: Path, encoder: FakeEncoder) -> Serve:
                 "keys": {"a": TEAM_A, "b": TEAM_B},
                 "service_keys": [SERVICE],
                 "refit_interval_s": 0.0,
+                "refit_wait_s": 30.0,
                 "encode_wait_s": 10.0,
                 **changes,
             }

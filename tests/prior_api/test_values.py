@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,21 @@ async def test_answers_name_the_evidence_that_they_rest_on(serve: Serve) -> None
         assert (await ask(client))["evidence_version"] == 80
 
 
+async def test_a_slow_refit_does_not_hold_an_answer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a refit takes its time the older fit answers and says so; when it is done, it answers."""
+    gate = threading.Event()
+    fit = GaussianProcess.fit
+    async with serve(refit_wait_s=0.02) as client:
+        await feed(client, rows(0))
+        await ask(client)
+        monkeypatch.setattr(GaussianProcess, "fit", lambda self, context: fit(self, context) if gate.wait(30) else None)
+        await feed(client, rows(1))
+        assert (await ask(client))["evidence_version"] == 40
+        gate.set()
+        while (await ask(client))["evidence_version"] != 80:
+            pass
+
+
 async def test_one_refit_per_evidence_version(client: httpx.AsyncClient) -> None:
     """Questions without new evidence between them share a fit."""
     await feed(client, rows(0))
@@ -132,6 +149,8 @@ async def test_without_a_fit_history_answers(client: httpx.AsyncClient, monkeypa
     monkeypatch.setattr(GaussianProcess, "fit", refuse)
     await feed(client, rows(3))
     answer = await ask(client)
+    for answer in await asyncio.gather(*(ask(client) for _ in range(4))):
+        assert answer["model"] == "history"
     expected = await ask(client, model="history")
     assert (answer["model"], answer["degraded"]) == ("history", True)
     assert "singular" in answer["detail"]
