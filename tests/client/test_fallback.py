@@ -32,7 +32,7 @@ def test_an_automatic_first_wave_shrinks_with_trust() -> None:
     memory = Memory(SPEC.model_copy(update={"k_init": "auto"}))
     group = OpenGroup(group_id="g", prompt_key="k", prior=SuppliedPrior(value=0.5))
     before = memory.open([group], lease_s=60.0)[0].grant
-    memory.learn([closed(memory, [1.0, 0.0, 1.0, 0.0]) for _ in range(500)])
+    memory.learn([closed(memory, [1.0, 0.0, 1.0, 0.0])] * 500)
     assert 1 <= memory.open([group], lease_s=60.0)[0].grant < before
 
 
@@ -60,7 +60,7 @@ def test_final_outcomes_take_the_place_of_those_observed() -> None:
 def test_groups_without_any_spread_are_decided_all_the_same() -> None:
     """A run whose outcomes were all equal has a within-group variance near 0."""
     memory = Memory(SPEC)
-    memory.learn([closed(memory, [1.0] * 4, prior=1.0) for _ in range(3000)])
+    memory.learn([closed(memory, [1.0] * 4, prior=1.0)] * 3000)
     decision = memory.decide([(closed(memory, [1.0] * 4, prior=1.0), ObserveGroup(group_id="g", outcomes=[1.0] * 4))])[
         0
     ]
