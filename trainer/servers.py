@@ -213,7 +213,8 @@ class VllmOptions:
         max_num_seqs: sequences generated together.
         kv_cache_bytes: size of the key-value cache; None lets vLLM take its share of the device.
         eager: no compilation; starts in half the time.
-        threads: OpenMP threads of a CPU worker, which then runs on any core; None leaves both to vLLM.
+        threads: OpenMP threads of a CPU server, whose worker then lives in the engine's own process and runs on any
+            core: a third less memory, and no two processes that spin waiting for each other. None leaves it to vLLM.
         extra: further flags, as they are.
     """
 
@@ -225,6 +226,13 @@ class VllmOptions:
     eager: bool = True
     threads: int | None = 1
     extra: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, device: str, *, dtype: str) -> VllmOptions:
+        """Return what suits a device as `VllmBuild` names it: small on a CPU, vLLM's own choices elsewhere."""
+        if device == "cpu":
+            return cls(dtype=dtype)
+        return cls(dtype=dtype, kv_cache_bytes=None, eager=False, threads=None)
 
 
 def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -> ServerSpec:
@@ -255,6 +263,8 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
     }
     if options.threads is not None:
         env |= {"OMP_NUM_THREADS": str(options.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        env |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or else the next flag is overruled on CPUs
+        command += ["--distributed-executor-backend", "uni"]
     return ServerSpec(
         name="vLLM",
         command=(*command, *options.extra),

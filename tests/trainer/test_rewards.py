@@ -27,10 +27,11 @@ def problem(answer: str) -> Problem:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def verifier() -> AsyncIterator[MathVerifier]:
+    others = set(multiprocessing.active_children())
     made = MathVerifier(timeout_s=TIMEOUT_S)
     yield made
     await made.close()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 async def test_exact_takes_the_answer_and_nothing_else() -> None:
@@ -69,7 +70,7 @@ async def test_a_hostile_answer_is_worth_nothing_within_bounds(verifier: MathVer
     """Each costs at most its timeout and its grace, and the next honest answer is graded as before."""
     began = time.monotonic()
     assert await verifier.grade(problem("3x"), [answer]) == [0]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert await verifier.grade(problem("2x"), ["x + x"]) == [1]
 
 
@@ -83,9 +84,10 @@ async def test_a_hostile_answer_is_computed_once(verifier: MathVerifier) -> None
 
 async def test_a_worker_that_hears_no_alarm_is_killed_and_replaced() -> None:
     """A stopped process stands for one that is deep in C code."""
-    made = MathVerifier(workers=1, timeout_s=0.1)
+    others = set(multiprocessing.active_children())
+    made = MathVerifier(workers=1, timeout_s=TIMEOUT_S)
     assert await made.grade(problem("2x"), ["x + x"]) == [1]
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - others
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGSTOP)
     assert await made.grade(problem("3x"), ["x + x + x"]) == [0]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -154,10 +155,11 @@ async def test_an_environment_without_vllm_is_said() -> None:
 
 
 def test_the_vllm_command_line_carries_its_options() -> None:
-    options = VllmOptions(dtype="bfloat16", kv_cache_bytes=None, eager=False, threads=None, extra=("--seed", "1"))
+    options = replace(VllmOptions.of("cuda", dtype="bfloat16"), extra=("--seed", "1"))
     served = vllm_server(Path("model"), Path("python"), options)
     assert served.command[-2:] == ("--seed", "1")
+    assert "uni" in vllm_server(Path("model"), Path("python"), VllmOptions.of("cpu", dtype="float32")).command
     assert "bfloat16" in served.command
-    assert not {"--enforce-eager", "--kv-cache-memory-bytes"} & set(served.command)
+    assert not {"--enforce-eager", "--kv-cache-memory-bytes", "uni"} & set(served.command)
     assert "OMP_NUM_THREADS" not in served.env
     assert served.env["VLLM_SERVER_DEV_MODE"] == "1"
