@@ -66,9 +66,9 @@ def test_figures_by_hand(runs: list[Path]) -> None:
     assert fast.runs[0].end == pytest.approx(0.5)
     assert fast.runs[0].start == pytest.approx(0.2)
     # ours' means: .2 at 0, .25 at 100, .3 at 200, .4 at 300 rollouts, so .35 is reached half way between the last two
-    assert fast.runs[0].rollouts_to(comparison.target) == pytest.approx(250)
-    assert slow.runs[0].rollouts_to(comparison.target) == pytest.approx(400)
-    assert fast.runs[0].rollouts_to(0.9) == math.inf
+    assert fast.rollouts_to(comparison.target) == pytest.approx(250)
+    assert slow.rollouts_to(comparison.target) == pytest.approx(400)
+    assert fast.rollouts_to(0.9) == math.inf
     row = dict(zip(COLUMNS, cells(comparison)[1], strict=True))
     assert row["rollouts to reach the reference"] == "250"
     assert row["share of the reference's"] == "62%"
@@ -93,6 +93,16 @@ def test_seeds_are_told_as_what_they_are(runs: list[Path], tmp_path: Path) -> No
     assert any("ours <fast> & small: 2" in note for note in comparison.notes)
     row = dict(zip(COLUMNS, cells(comparison)[1], strict=True))
     assert row["at end"] == "0.550 [0.500, 0.600]"
+
+
+def test_a_reference_of_several_seeds_reaches_its_own_mean(tmp_path: Path) -> None:
+    """Seeds are averaged before the crossing is looked for: one that stays below the mean end does not spoil it."""
+    low = _run(tmp_path / "low", GRPO, [0.2, 0.2, 0.3, 0.3, 0.3])
+    high = _run(tmp_path / "high", GRPO, [0.2, 0.4, 0.5, 0.5, 0.5], seed=1)
+    comparison = compare([low, high])
+    assert comparison.target == pytest.approx(0.4)
+    assert comparison.reference.rollouts_to(comparison.target) == pytest.approx(400)
+    assert dict(zip(COLUMNS, cells(comparison)[0], strict=True))["share of the reference's"] == "100%"
 
 
 def test_runs_that_differ_in_more_than_their_method_are_named(tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ from trainer.metrics import StepMetrics, read_config, read_metrics
 WINDOW = 3
 """Measurements in a mean: enough to take half of the noise out, few enough to lag little."""
 
+TOLERANCE = 1e-9
+"""Rounding of averages: a reference reaches the mean of its own ends."""
+
+Curve = tuple[FloatArray, FloatArray]
+"""Places on an axis and values there, both of one length."""
 Axis = Callable[[StepMetrics], float]
 ROLLOUTS: Axis = lambda row: row.rollouts_total  # noqa: E731 - three names for three fields
 TOKENS: Axis = lambda row: row.tokens_total  # noqa: E731
@@ -61,18 +66,6 @@ class Trained:
         _, values = self.accuracy(ROLLOUTS)
         return float(values[-1]) if values.size else math.nan
 
-    def rollouts_to(self, accuracy: float) -> float:
-        """Return the rollouts after which the averaged held-out accuracy first reached a level; infinite if never."""
-        places, values = self.accuracy(ROLLOUTS)
-        reached = np.flatnonzero(values >= accuracy)
-        if not reached.size:
-            return math.inf
-        after = int(reached[0])
-        if after == 0:
-            return float(places[0])
-        share = (accuracy - values[after - 1]) / (values[after] - values[after - 1])
-        return float(places[after - 1] + share * (places[after] - places[after - 1]))
-
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -99,6 +92,21 @@ class Method:
         """Return a figure over the method's runs."""
         return Spread.of([figure(run) for run in self.runs])
 
+    def rollouts_to(self, accuracy: float) -> float:
+        """Return the rollouts after which held-out accuracy, averaged over seeds, first reached a level; else infinity.
+
+        Seeds are averaged first: the mean over seeds of a figure that some never reach would be no figure.
+        """
+        places, values = mean_curve([run.accuracy(ROLLOUTS) for run in self.runs])
+        reached = np.flatnonzero(values >= accuracy - TOLERANCE)
+        if not reached.size:
+            return math.inf
+        after = int(reached[0])
+        if after == 0:
+            return float(places[0])
+        share = min(1.0, (accuracy - values[after - 1]) / (values[after] - values[after - 1]))
+        return float(places[after - 1] + share * (places[after] - places[after - 1]))
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -122,6 +130,16 @@ class Comparison:
             f"“To reach” is when a method first had the final accuracy of “{self.reference.name}”, {self.target:.3f}.",
             *_difference_notes(self.methods),
         ]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Average curves at every place that one of them has, over the part of the axis that all of them cover."""
+    if len(curves) == 1 or not all(across.size for across, _ in curves):
+        return curves[0]
+    low, high = max(across[0] for across, _ in curves), min(across[-1] for across, _ in curves)
+    places = np.unique(np.concatenate([across for across, _ in curves]))
+    places = places[(places >= low) & (places <= high)]
+    return places, np.mean([np.interp(places, across, up) for across, up in curves], axis=0)
 
 
 def compare(directories: Sequence[Path], *, reference: str = "") -> Comparison:

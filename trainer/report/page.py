@@ -49,16 +49,16 @@ def _lead(comparison: Comparison) -> str:
     """Say in a sentence or two what came out, whichever way it went."""
     reference = comparison.reference
     sentences = [f"{reference.name} went from {_accuracies(comparison, reference.name)}."]
-    base = reference.spread(lambda run: run.rollouts_to(comparison.target)).mean
+    base = reference.rollouts_to(comparison.target)
     for method in comparison.methods:
         if method is reference:
             continue
-        reach = method.spread(lambda run: run.rollouts_to(comparison.target)).mean
+        reach = method.rollouts_to(comparison.target)
         told = f"{method.name} went from {_accuracies(comparison, method.name)} and "
         if math.isfinite(reach) and math.isfinite(base) and base > 0:
             told += f"had {reference.name}'s final accuracy after {reach:,.0f} rollouts instead of {base:,.0f}."
         else:
-            told += f"did not reach {reference.name}'s final accuracy in every run."
+            told += f"did not reach {reference.name}'s final accuracy."
         sentences.append(told)
     return " ".join(sentences)
 

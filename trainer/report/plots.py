@@ -17,17 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from rollout_budget.outcomes import FloatArray
 from trainer.metrics import StepMetrics
-from trainer.report.comparison import ROLLOUTS, SECONDS, TOKENS, Axis, Comparison, Method
+from trainer.report.comparison import ROLLOUTS, SECONDS, TOKENS, Axis, Comparison, Curve, Method, mean_curve
 
-Curve = tuple[FloatArray, FloatArray]
 SIZE_INCHES = (6.4, 3.6)
 PNG_DPI = 160
 SMOOTHING_STEPS = 5
 """Steps in a running mean of per-step figures, which jump with the prompts of the step."""
-GRID_POINTS = 200
-"""Places at which the curves of several seeds are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +152,11 @@ def _draw(plot: Plot, names: list[str], palette: Palette) -> Figure:
             for across, up in drawn:
                 axes.plot(across, up, color=colour, linewidth=0.9, alpha=0.4)
         if drawn:
-            axes.plot(*_mean_curve(drawn), color=colour, linewidth=2.2, label=name)
+            axes.plot(*mean_curve(drawn), color=colour, linewidth=2.2, label=name)
     if math.isfinite(plot.level):
         axes.axhline(plot.level, color=palette.ink, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.6)
     _furnish(axes, plot, palette)
     return figure
-
-
-def _mean_curve(curves: list[Curve]) -> Curve:
-    """Average curves over the part of the axis that all of them cover."""
-    if len(curves) == 1:
-        return curves[0]
-    low, high = max(across[0] for across, _ in curves), min(across[-1] for across, _ in curves)
-    grid = np.linspace(low, high, GRID_POINTS)
-    return grid, np.mean([np.interp(grid, across, up) for across, up in curves], axis=0)
 
 
 def _furnish(axes: Axes, plot: Plot, palette: Palette) -> None:

@@ -25,7 +25,7 @@ COLUMNS = (
 
 def cells(comparison: Comparison) -> list[list[str]]:
     """Return one row of text per method, in the order of `COLUMNS`."""
-    baseline = comparison.reference.spread(lambda run: run.rollouts_to(comparison.target)).mean
+    baseline = comparison.reference.rollouts_to(comparison.target)
     return [_row(method, comparison, baseline) for method in comparison.methods]
 
 
@@ -42,7 +42,7 @@ def text_table(comparison: Comparison) -> Table:
 
 
 def _row(method: Method, comparison: Comparison, baseline: float) -> list[str]:
-    reach = method.spread(lambda run: run.rollouts_to(comparison.target))
+    reach = method.rollouts_to(comparison.target)
     is_reference = method is comparison.reference
     return [
         f"{method.name} (reference)" if is_reference else method.name,
@@ -54,8 +54,8 @@ def _row(method: Method, comparison: Comparison, baseline: float) -> list[str]:
         _number(method.spread(lambda run: run.last.elapsed_s), "{:,.0f} s"),
         _number(method.spread(lambda run: run.start), "{:.3f}"),
         _number(method.spread(lambda run: run.end), "{:.3f}"),
-        _count(reach) if math.isfinite(reach.mean) else "not reached",
-        f"{reach.mean / baseline:.0%}" if math.isfinite(reach.mean) and 0 < baseline < math.inf else "-",
+        f"{reach:,.0f}" if math.isfinite(reach) else "not reached",
+        f"{reach / baseline:.0%}" if math.isfinite(reach) and 0 < baseline < math.inf else "-",
     ]
 
 
