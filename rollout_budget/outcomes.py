@@ -56,8 +56,8 @@ class OutcomeRange:
         return np.clip((array - self.low) / self.width, 0.0, 1.0)
 
     def from_unit(self, values: ArrayLike) -> FloatArray:
-        """Map values of any shape from [0, 1] to the caller's scale (also differences of values plus `low`)."""
-        return np.asarray(values, dtype=np.float64) * self.width + self.low
+        """Map values of any shape from [0, 1] to the caller's scale; rounding never leads out of the range."""
+        return np.clip(np.asarray(values, dtype=np.float64) * self.width + self.low, self.low, self.high)
 
     def squared_to_unit(self, value: float) -> float:
         """Map a squared error or price from the caller's scale to the unit scale: divide by `width ** 2`."""

@@ -100,7 +100,7 @@ class Memory:
             (entry.opened, outcomes) for entry in closed if entry.opened is not None and (outcomes := _final(entry))
         ]
         if scored:
-            priors = [self._within(opened.prior) for opened, _ in scored]
+            priors = [opened.prior for opened, _ in scored]
             first = [outcomes[: opened.grant] for opened, outcomes in scored]
             groups = Groups.of(priors, first, outcome_range=self.spec.outcome_range.core())
             self.reliability = self.reliability.update(groups)
@@ -108,17 +108,13 @@ class Memory:
     def _frozen(self, entry: Entry) -> SuppliedPrior:
         if entry.opened is None:
             return self._running_mean()
-        return SuppliedPrior(value=self._within(entry.opened.prior), standard_error=entry.opened.standard_error)
+        return SuppliedPrior(value=entry.opened.prior, standard_error=entry.opened.standard_error)
 
     def _running_mean(self) -> SuppliedPrior:
         """Return the mean outcome of the run, or the middle of its range before the first."""
         learned = self.reliability.running_mean
         mean = UNKNOWN_MEAN if learned is None else learned
-        return SuppliedPrior(value=self._within(float(self.spec.outcome_range.core().from_unit(mean))))
-
-    def _within(self, value: float) -> float:
-        """Return a prior that went to the caller's scale and back, where it may leave the range by a rounding error."""
-        return min(max(value, self.spec.outcome_range.low), self.spec.outcome_range.high)
+        return SuppliedPrior(value=float(self.spec.outcome_range.core().from_unit(mean)))
 
 
 def _final(entry: Entry) -> list[float]:
