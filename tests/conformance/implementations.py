@@ -54,6 +54,7 @@ class ScriptedPriors:
     default: float = 0.5
     failure: ServiceError | None = None
     asked: list[tuple[str, int, tuple[str, ...]]] = field(default_factory=list)
+    texts: dict[str, str | None] = field(default_factory=dict)
     evidence: dict[str, EvidenceRow] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,6 +63,7 @@ class ScriptedPriors:
     ) -> ValuesAnswer:
         del team
         self.asked.append((policy, version, tuple(prompt.key for prompt in prompts)))
+        self.texts |= {prompt.key: prompt.text for prompt in prompts}
         if self.failure is not None:
             raise self.failure
         values = [self.table.get(prompt.key, self.default) for prompt in prompts]

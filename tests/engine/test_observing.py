@@ -107,8 +107,9 @@ async def test_first_wave_samples_keep_their_place(desk: Desk) -> None:
     later = (await desk.observe(g=[1.0, 0.0, 1.0, 1.0]))[0]
     swapped = (await desk.observe(g=[0.0, 1.0, 1.0, 1.0]))[0]
     assert swapped.advantages == [later.advantages[1], later.advantages[0], 0.0, 0.0]
-    with pytest.raises(Conflict):
-        await desk.observe(g=[1.0, 1.0, 0.0, 1.0])
+    for changed in ([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0, 1.0]):
+        with pytest.raises(Conflict):
+            await desk.observe(g=changed)
 
 
 async def test_a_repeated_report_uses_the_rewards_it_brings(desk: Desk) -> None:

@@ -24,6 +24,16 @@ async def test_the_prior_is_asked_once_for_new_groups_without_their_own(desk: De
     assert desk.priors.asked == [("p", 0, ("a",)), ("p", 0, ("b", "a")), ("q", 2, ("a",))]
 
 
+async def test_a_text_that_one_group_brings_serves_its_twins(desk: Desk) -> None:
+    """Groups of one prompt are asked for once, with the text wherever it stands."""
+    await desk.start()
+    twins = [
+        OpenGroup(group_id=str(place), prompt_key="k", prompt=text) for place, text in enumerate((None, "2+2?", None))
+    ]
+    await desk.open(*twins)
+    assert desk.priors.texts == {"k": "2+2?"}
+
+
 async def test_nobody_is_asked_when_every_group_brings_its_own(desk: Desk) -> None:
     """A prior source that is down is not even noticed."""
     await desk.start()
