@@ -20,6 +20,8 @@ MAX_ROLLOUTS = 2**53 - 1
 """Largest count that every JSON reader keeps exact."""
 MAX_VERSION = 2**31 - 1
 """Largest policy version: a training step counter."""
+MAX_SECONDS = 1e12
+"""Longest time booked at once: no sum of them leaves the range of a double."""
 MAX_PROMPT_CHARS = 32_768
 """Longest prompt text: 8,000 tokens of English; longer prompts are cut by the caller or sent without text."""
 
@@ -29,6 +31,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS)]
 GroupCount = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS_PER_GROUP)]
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION)]

@@ -24,6 +24,7 @@ from rollout_budget.wire.common import (
     Positive,
     Range,
     Request,
+    Seconds,
     Unit,
     Version,
     Wire,
@@ -258,7 +259,7 @@ class CloseGroup(Request):
         default=None, description="Final outcomes, where they differ from those observed."
     )
     tokens: Count | None = None
-    seconds: NonNegative | None = None
+    seconds: Seconds | None = None
     discard: bool = False
 
 

@@ -54,6 +54,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "used at 2^31": (CLOSE, batch({"group_id": "g", "used": 2**31})),
     "tokens at 2^53": (CLOSE, batch({"group_id": "g", "used": 1, "tokens": MAX_ROLLOUTS + 1})),
     "tokens at 2^63": (CLOSE, batch({"group_id": "g", "used": 1, "tokens": 2**63})),
+    "seconds beyond all time": (CLOSE, batch({"group_id": "g", "used": 1, "seconds": 1e300})),
     "more outcomes than used": (CLOSE, batch({"group_id": "g", "used": 1, "outcomes": [1.0, 0.0]})),
     "a limit below nothing": ("runs", {"run_id": "n", "policy": "p", "limits": {"rollouts": -1}}),
     "a range without width": ("runs", {"run_id": "n", "policy": "p", "outcome_range": {"low": 1, "high": 1}}),
