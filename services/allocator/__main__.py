@@ -1,4 +1,4 @@
-"""`python -m services.allocator serve | migrate | openapi`: runs the service, prepares its database, prints its contract."""
+"""`python -m services.allocator serve | migrate | openapi`: run the service, prepare its database, print its contract."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ COMMANDS: Mapping[str, Callable[[Settings], None]] = {"serve": _serve, "migrate"
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m services.allocator",
-        description="The allocator of rollout-budget. Options override ROLLOUT_BUDGET_ALLOCATOR_... in the environment.",
+        description="The allocator of rollout-budget. Options override ROLLOUT_BUDGET_ALLOCATOR_... variables.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("serve", help="run the service; embedded mode also brings its database up to date")

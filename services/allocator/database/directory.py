@@ -1,8 +1,8 @@
 """Teams and keys: who there is, and what opens the door for them.
 
 A key is stored as HMAC-SHA256 under the service's pepper and cannot be read back (G15). Its token is derived from the
-pepper, a random key id and the Idempotency-Key of its creation, none of which alone tells it: so a creation whose answer
-was lost can be repeated and answers the same token, while the database holds nothing to answer it from.
+pepper, a random key id and the Idempotency-Key of its creation, none of which alone tells it. So a creation whose
+answer was lost can be repeated and answers the same token, while the database holds nothing to answer it from.
 """
 
 from __future__ import annotations
