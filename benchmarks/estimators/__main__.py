@@ -56,7 +56,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with context.jsonl, train.jsonl, prompts.json")
-    parser.add_argument("--out", type=Path, default=Path("out/estimators"), help="folder for tables and plot")
+    parser.add_argument("--out", type=Path, default=Path("runs/estimators"), help="folder for tables and plot")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--priors", nargs="+", choices=sorted(priors.PRIORS), default=list(priors.PRIORS))
     options = parser.parse_args()

@@ -65,7 +65,7 @@ def test_rows_reproduce_the_reference(tmp_path: Path) -> None:
     """Every reference figure of the priors that need no features comes out again, within noise."""
     results = estimators.measure(outcomes_folder(), tmp_path, names=CHEAP, seeds=2, methods=WITH_REFERENCE)
     compared = list(report.comparisons(results))
-    assert len(compared) == 2 * (1 + 4 + 3 + 1 + 4 + 3)
+    assert len(compared) == 2 * (1 + 4 + 3 + 1 + 4 + 3 + 3)
     for row in compared:
         close = pytest.approx(row.reference, rel=NOISE, abs=report.ROUNDING)
         assert row.ours.mean() == close, f"{row.prior}, {row.curve} at {row.rollouts}"
