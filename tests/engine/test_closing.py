@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rollout_budget.engine import closing
 from rollout_budget.errors import Conflict, InvalidInput, Unavailable
 from rollout_budget.wire import CloseGroup, OpenGroup, Range, RunPatch
 from tests.engine.world import RUN, TEAM, Desk, PowerCut
@@ -54,6 +55,18 @@ async def test_what_cannot_be_delivered_waits(desk: Desk) -> None:
     desk.priors.failure = None
     assert await desk.engine.deliver_evidence() == 2
     assert await desk.engine.deliver_evidence() == 0
+    assert await desk.waiting() == []
+
+
+async def test_a_long_queue_goes_batch_by_batch(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One delivery empties the outbox, however much has waited."""
+    monkeypatch.setattr(closing, "MAX_GROUPS", 2)
+    names = list("abcde")
+    await desk.start()
+    await desk.open(*names)
+    await desk.observe(**{name: [1.0] for name in names})
+    await desk.close(**dict.fromkeys(names, 1))
+    assert await desk.engine.deliver_evidence() == 5
     assert await desk.waiting() == []
 
 
