@@ -165,6 +165,8 @@ class RolloutsSection(Section):
     urls: list[str] = []
     per_step: PositiveInt = 256
     prompts_per_step: PositiveInt | None = None
+    prompts_per_call: PositiveInt = 1
+    calls_per_server: PositiveInt = 128
     max_tokens: PositiveInt = 8
     temperature: PositiveFloat = 1.0
 

@@ -119,7 +119,7 @@ class _Crew:
         if build.python is None:
             self.say(f"No vLLM here ({build.reason}); rollouts are generated in this process.")
             return []
-        spec = vllm_server(model, build.python, VllmOptions(dtype=config.weights.dtype))
+        spec = vllm_server(model, build.python, VllmOptions.of(build.device, dtype=config.weights.dtype))
         return [(await self._start(spec)).url]
 
     async def _start(self, spec: ServerSpec) -> ServerProcess:

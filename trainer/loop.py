@@ -70,6 +70,7 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
     """
     with world(config.learner.device, timeout_s=config.learner.collective_timeout_s) as where:
         directory, policy = where.broadcast((prepare(config), ensure_policy(config)) if where.leads else None)
+        config = named(config, directory.name)
         learner = Learner(policy, config.learner, where, seed=config.run.seed)
         if not where.leads:
             follow(learner, where)

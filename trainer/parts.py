@@ -82,7 +82,12 @@ def _generation(config: Config) -> tuple[Generator, WeightPublisher]:
     if not config.rollouts.urls:
         local = InProcessGenerator(device=device_kind(config.learner.device), keep=config.weights.keep)
         return local, local
-    pool = ServerPool([VllmServer(url) for url in config.rollouts.urls])
+    settings = config.rollouts
+    servers = [
+        VllmServer(url, run=config.run.id, prompts_per_call=settings.prompts_per_call, calls=settings.calls_per_server)
+        for url in settings.urls
+    ]
+    pool = ServerPool(servers)
     return pool, FilesystemPublisher(pool, keep=config.weights.keep)
 
 

@@ -42,6 +42,11 @@ def prepare(config: Config) -> Path:
     return directory
 
 
+def named(config: Config, name: str) -> Config:
+    """Return the configuration with the run's id filled in, also where a new one was made for it."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"id": name})})
+
+
 def next_attempt(directory: Path) -> int:
     """Return the number of this attempt, from 0: part of every group's id, so that a killed step is drawn anew."""
     path = directory / ATTEMPT_FILE

@@ -79,7 +79,9 @@ def install(app: FastAPI, *, registry: CollectorRegistry, ready: Readiness) -> N
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    unready: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not ready; `detail` says what is missing."}}
+    unready: dict[int | str, dict[str, Any]] = {
+        503: {"model": Health, "description": "Not ready; `detail` says what is missing."}
+    }
     app.add_api_route("/livez", livez, tags=["operations"], operation_id="livez")
     app.add_api_route("/healthz", livez, tags=["operations"], operation_id="healthz")
     app.add_api_route("/readyz", readyz, tags=["operations"], operation_id="readyz", responses=unready)

@@ -97,6 +97,7 @@ class VllmServer:
             same noise for every prompt of a call), and short completions come several times faster: on two cores a call
             costs far more than a short completion. With one, every call carries its seed; right for long completions.
         calls: calls under way at once; further prompts wait here, where waiting costs no socket.
+        run: part of every version's label, so that another run's weights of the same number never pass for this one's.
         answer_s: longest wait for one call.
         transport: replaces the network in tests.
     """
@@ -108,11 +109,13 @@ class VllmServer:
         model: str = "policy",
         prompts_per_call: int = 1,
         calls: int = CALLS,
+        run: str = "",
         answer_s: float = ANSWER_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url
         self.model = model
+        self._run = run
         self.counts = Counts()
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -148,7 +151,7 @@ class VllmServer:
         """Send one call for several prompts and count what comes back, each sample once."""
         count, version = wanted[0].count, wanted[0].version
         try:
-            if self._version != str(version):
+            if self._version != self.label(version):
                 await self._require(version)
             answer = await self.call("POST", "/v1/completions", json=self._body(wanted))
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
@@ -189,6 +192,10 @@ class VllmServer:
         self.counts.samples += len(samples)
         self.counts.tokens += sum(len(sample.token_ids) for sample in samples)
         return samples
+
+    def label(self, version: int) -> str:
+        """Return what the server shows while it holds `version` of this run."""
+        return f"{self._run}/{version}" if self._run else str(version)
 
     async def version(self) -> str:
         """Return the server's weight version label by a look that begins now or later, shared with other callers."""
@@ -247,8 +254,8 @@ class VllmServer:
 
     async def _require(self, version: int) -> None:
         shown = await self.version()
-        if shown != str(version):
-            raise ServerUnusable(f"{self.url} is at weight version {shown!r}, not {version}")
+        if shown != self.label(version):
+            raise ServerUnusable(f"{self.url} is at weight version {shown!r}, not {self.label(version)!r}")
 
     def _body(self, wanted: list[_Wanted]) -> dict[str, Any]:
         first = wanted[0]
@@ -261,7 +268,7 @@ class VllmServer:
             "top_p": first.sampling.top_p,
             "logprobs": 0,
             "return_token_ids": True,
-            "cache_salt": f"v{first.version}",
+            "cache_salt": self.label(first.version),
             "request_id": uuid.uuid4().hex,
             **({"seed": first.seed} if self._seeded else {}),
         }

@@ -65,12 +65,12 @@ async def load_weights(server: VllmServer, directory: Path, version: int) -> Non
     """
     try:
         async with _paused(server):
-            if await server.version() != str(version):
+            if await server.version() != server.label(version):
                 await _update(server, directory, version)
         shown = await server.version()
     except GenerationFailed as error:
         raise WeightUpdateFailed(f"{server.url} did not take version {version}: {error}") from error
-    if shown != str(version):
+    if shown != server.label(version):
         raise WeightUpdateFailed(f"{server.url} shows version {shown!r} after an update to {version}")
 
 
@@ -102,7 +102,9 @@ async def _insist(server: VllmServer, path: str) -> None:
 
 async def _update(server: VllmServer, directory: Path, version: int) -> None:
     """Change label and weights; the label first, so that no sample of torn weights can pass for either version."""
-    await server.call("POST", "/update_weight_version", json={"new_version": f"{LOADING}{version}"}, timeout_s=STEP_S)
+    await server.call(
+        "POST", "/update_weight_version", json={"new_version": f"{LOADING}{server.label(version)}"}, timeout_s=STEP_S
+    )
     try:
         await _load(server, directory, version)
     except ServerUnusable:
@@ -121,7 +123,7 @@ async def _update(server: VllmServer, directory: Path, version: int) -> None:
 async def _load(server: VllmServer, directory: Path, version: int) -> None:
     await server.call("POST", "/start_weight_update", timeout_s=STEP_S)
     await server.call("POST", "/update_weights", json=_update_info(directory), timeout_s=STEP_S)
-    await server.call("POST", "/finish_weight_update", json={"weight_version": str(version)}, timeout_s=STEP_S)
+    await server.call("POST", "/finish_weight_update", json={"weight_version": server.label(version)}, timeout_s=STEP_S)
 
 
 def _update_info(directory: Path) -> dict[str, dict[str, str]]:
