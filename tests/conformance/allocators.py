@@ -12,11 +12,8 @@ from rollout_budget.wire import (
     OpenAnswer,
     OpenGroup,
     OpenRequest,
-    Range,
     RunSpec,
 )
-
-PAPER_RANGE = Range(low=-1.0, high=1.0)
 
 
 async def start(allocator: Allocator, **settings: object) -> None:
