@@ -101,3 +101,21 @@ def test_the_first_wave_alone_is_unbiased_under_any_stop(estimator: str, rule: s
     """With advantages and baselines of the first wave only, the bias is exactly nothing."""
     worst = worst_stopped_bias(estimator, rule, k_init, first_wave_only=True)
     assert worst == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+@pytest.mark.parametrize(("estimator", "figure"), [("empirical_bayes", 0.108), ("leave_one_out", 0.188)])
+def test_masking_later_waves_is_not_enough(estimator: str, figure: float) -> None:
+    """If the first wave's baselines saw later outcomes, the gradient would still depend on the stop through them."""
+    worst = 0.0
+    for prior in PRIORS:
+        for price in PRICES:
+            rule = stopping.get("posterior_variance")
+            rules = Rules(baselines.get(estimator), rule, price=price, k_init=2, k_max=8)
+            drawn, first = stopped(rules, prior, KNOWN)
+            groups = same_prior(prior, drawn)
+            in_first = np.concatenate([np.arange(len(pattern)) < first for pattern in drawn])
+            advantages = (groups.outcomes - rules.estimator(groups, KNOWN).per_sample) * in_first
+            for p in RATES:
+                total = np.bincount(groups.owner, advantages * (groups.outcomes - p), len(groups))
+                worst = max(worst, abs(float(probabilities(drawn, p) @ total) / first / (p * (1 - p)) - 1))
+    assert worst == pytest.approx(figure, abs=5e-4)
