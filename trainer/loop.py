@@ -27,7 +27,7 @@ from trainer.metrics import Listener, Noticed, Phase, Started, StepMetrics, Step
 from trainer.parts import Parts, connect
 from trainer.policy import encode_prompt, ensure_policy
 from trainer.prompts import PromptSampler, StepSize
-from trainer.runs import CHECKPOINTS, WEIGHTS, named, next_attempt, prepare, run_spec
+from trainer.runs import CHECKPOINTS, WEIGHTS, declare, named, next_attempt, prepare
 from trainer.types import RolloutGroup, Sampling
 from trainer.waves import Collector, StepStats
 from trainer.weights.check import TOLERANCE, check_logprobs
