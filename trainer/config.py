@@ -35,7 +35,7 @@ class Section(BaseModel):
 class RunSection(Section):
     """Identity, length and place of a run. It ends at `rollouts` or `steps`, whichever comes first."""
 
-    id: Annotated[str, Field(max_length=120, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    id: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     name: Annotated[str, Field(max_length=120)] = ""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     rollouts: PositiveInt | None = 20_000

@@ -195,7 +195,7 @@ class VllmServer:
 
     def label(self, version: int) -> str:
         """Return what the server shows while it holds `version` of this run."""
-        return f"{self._run}/{version}" if self._run else str(version)
+        return f"{self._run}:{version}" if self._run else str(version)
 
     async def version(self) -> str:
         """Return the server's weight version label by a look that begins now or later, shared with other callers."""
