@@ -98,6 +98,7 @@ def launch(
 def demo(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder for runs, logs and the report.")] = Path("runs/demo"),
 ) -> None:
     """Train the same task, pool and number of rollouts with this project's method and with GRPO, and compare them.
@@ -110,7 +111,7 @@ def demo(
     from trainer.demo import run_demo  # noqa: PLC0415 - needs torch
 
     with told():
-        result = run_demo(settings, out / time.strftime("%Y%m%d-%H%M%S"), Console())
+        result = run_demo(settings, out / time.strftime("%Y%m%d-%H%M%S"), seeds, Console())
     if not result.agrees:
         raise typer.Exit(1)
 

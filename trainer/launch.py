@@ -20,6 +20,10 @@ from trainer.config import Config
 from trainer.errors import ServerFailed
 from trainer.servers import ServerProcess, ServerSpec, VllmOptions, find_vllm, vllm_server
 
+PRIOR = "prior service"
+ALLOCATOR = "allocator"
+"""Names of the services among the processes of a stage."""
+
 Say = Callable[[str], None]
 
 
@@ -135,7 +139,7 @@ class _Crew:
 def prior_service(data: Path) -> ServerSpec:
     """Return how to start the embedded prior service with its files in `data`."""
     return ServerSpec(
-        name="prior service",
+        name=PRIOR,
         command=(sys.executable, "-m", "services.prior_api"),
         env={"ROLLOUT_BUDGET_PRIOR_DATA": str(data), "ROLLOUT_BUDGET_PRIOR_PORT": "{port}"},
         ready_within_s=120.0,
@@ -146,7 +150,7 @@ def prior_service(data: Path) -> ServerSpec:
 def allocator_service(data: Path, prior_url: str, prior_key: Path) -> ServerSpec:
     """Return how to start the embedded allocator with its files in `data`, asking this prior service."""
     return ServerSpec(
-        name="allocator",
+        name=ALLOCATOR,
         command=(sys.executable, "-m", "services.allocator", "serve"),
         env={
             "ROLLOUT_BUDGET_ALLOCATOR_DATA": str(data),

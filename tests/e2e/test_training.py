@@ -20,8 +20,8 @@ from rollout_budget.client import SyncAllocatorClient
 from rollout_budget.wire import Run
 from tests.vllm_server import VllmSession, child_of
 from trainer.config import Config, parse
-from trainer.demo import BUDGETED, GRPO, method_config, reconcile, served
-from trainer.launch import Stage, allocator_service, prior_service, staged
+from trainer.demo import BUDGETED, GRPO, as_team, method_config, reconcile, served
+from trainer.launch import ALLOCATOR, PRIOR, Stage, allocator_service, staged
 from trainer.loop import run_training
 from trainer.metrics import Event, Noticed, StepMetrics, Stepped, Summary, read_metrics
 from trainer.servers import ServerProcess, ServerSpec
@@ -77,12 +77,12 @@ def train(config: Config, witness: Witness) -> tuple[Summary, list[StepMetrics]]
     return summary, [row for row in read_metrics(summary.directory) if row.step > 0]
 
 
-def run_of(config: Config, run: str) -> Run:
+def run_of(config: Config, summary: Summary) -> Run:
     """Return a run as the allocator sees it."""
     assert config.allocator.url is not None
     assert config.allocator.key_file is not None
     with SyncAllocatorClient(config.allocator.url, config.allocator.key_file.read_text().strip()) as client:
-        return client.get_run(run)
+        return client.get_run(summary.run_id)
 
 
 def kill(process: ServerProcess) -> None:
@@ -112,13 +112,14 @@ def test_ledger_trainer_and_vllm_count_the_same_rollouts(stage: Stage, tmp_path:
     """The ledger's committed rollouts, the trainer's own count and vLLM's totals are equal, for both demo methods."""
     before = served_now(stage)
     witness = Witness()
-    summaries = [train(method_config(stage.config, name, tmp_path), witness)[0] for name in (BUDGETED, GRPO)]
-    result = reconcile(stage.config, summaries, served_now(stage) - before)
+    configs = [as_team(stage, method_config(stage.config, name, 0, tmp_path)) for name in (BUDGETED, GRPO)]
+    runs = [(config, train(config, witness)[0]) for config in configs]
+    result = reconcile(runs, served_now(stage) - before)
     assert result.agrees, result
     assert all(account.trainer >= STEPS for account in result.accounts)
-    assert [summary.steps for summary in summaries] == [STEPS, STEPS]
-    assert sum("hold the same weights" in notice for notice in witness.notices) == len(summaries)
-    grpo = run_of(stage.config, summaries[1].run_id).usage
+    assert [summary.steps for _, summary in runs] == [STEPS, STEPS]
+    assert sum("hold the same weights" in notice for notice in witness.notices) == len(runs)
+    grpo = run_of(*runs[1]).usage
     assert grpo.committed == 16 * grpo.groups_closed
 
 
@@ -131,13 +132,13 @@ def served_now(stage: Stage) -> int:
 
 def test_g22_training_goes_on_when_the_prior_service_is_killed(stage: Stage) -> None:
     """Every step is done; those after the death say that they are degraded, and the ledger is exact."""
-    prior = stage.processes[prior_service(Path()).name]
+    prior = stage.processes[PRIOR]
     summary, steps = train(stage.config, Witness({2: lambda: kill(prior)}))
     assert [row.step for row in steps] == list(range(1, STEPS + 1))
     assert [row.degraded for row in steps] == [False, False] + [True] * (STEPS - 2)
     assert not any(row.fallback for row in steps)
     assert all(row.detail for row in steps[2:])
-    usage = run_of(stage.config, summary.run_id).usage
+    usage = run_of(stage.config, summary).usage
     assert (usage.committed, usage.overage, usage.reserved) == (summary.rollouts, 0, 0)
 
 
@@ -145,7 +146,7 @@ def test_g22_training_goes_on_when_the_allocator_is_killed_and_the_ledger_is_rig
     stage: Stage, tmp_path: Path
 ) -> None:
     """Steps without the allocator are decided here and say so; once it is back, it has booked every rollout once."""
-    allocator = stage.processes["allocator"]
+    allocator = stage.processes[ALLOCATOR]
     assert stage.config.prior.url is not None
     assert stage.config.prior.key_file is not None
     assert allocator.port is not None
@@ -155,7 +156,7 @@ def test_g22_training_goes_on_when_the_allocator_is_killed_and_the_ledger_is_rig
     witness = Witness({2: lambda: kill(allocator), 4: lambda: again.append(start_again(spec, port))})
     try:
         summary, steps = train(stage.config, witness)
-        run = run_of(stage.config, summary.run_id)
+        run = run_of(stage.config, summary)
     finally:
         for process in again:
             process.send_signal(signal.SIGTERM)
