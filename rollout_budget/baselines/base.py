@@ -42,9 +42,14 @@ class Baselines:
 
 
 class BaselineEstimator(Protocol):
-    """A rule that turns priors and outcomes into baselines."""
+    """A rule that turns priors and outcomes into baselines.
+
+    Attributes:
+        drops_prior: whether the running mean shall stand in for V once the run has found V to predict no better.
+    """
 
     name: ClassVar[str]
+    drops_prior: ClassVar[bool]
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return the baselines of `groups`; groups without outcomes get the prior."""

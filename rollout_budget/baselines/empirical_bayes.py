@@ -24,6 +24,7 @@ class EmpiricalBayes:
     """`b = (m V + sum(y)) / (m + k)`, and `b_i = (m V + sum(y) - y_i) / (m + k - 1)`."""
 
     name: ClassVar[str] = "empirical_bayes"
+    drops_prior: ClassVar[bool] = True
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return posterior means and standard deviations; `trusted` says whether the run still uses V itself."""

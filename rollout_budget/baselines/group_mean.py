@@ -19,6 +19,7 @@ class GroupMean:
     """`b = ybar`; V where k = 0."""
 
     name: ClassVar[str] = "group_mean"
+    drops_prior: ClassVar[bool] = False
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return the group means; the standard error is `sqrt(S / k)`, `sqrt(D)` where k = 0."""

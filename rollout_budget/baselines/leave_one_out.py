@@ -20,6 +20,7 @@ class LeaveOneOut:
     """`b_i = (sum(y) - y_i) / (k - 1)`; V where k = 1. The value of the group is its mean, as in `group_mean`."""
 
     name: ClassVar[str] = "leave_one_out"
+    drops_prior: ClassVar[bool] = True
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return the group means, with the mean of the others for each sample."""

@@ -29,6 +29,7 @@ class V05:
     """`b = w ybar + (1 - w) V` with `w = D / (D + s2)`; V where k = 0."""
 
     name: ClassVar[str] = "v05"
+    drops_prior: ClassVar[bool] = False
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return the fused values; `standard_error` is the paper's plug-in `sqrt(s2 D / (s2 + D))`, 0 where accepted."""

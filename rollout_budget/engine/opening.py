@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rollout_budget import baselines
 from rollout_budget.decisions import Rules, first_wave
 from rollout_budget.engine.answers import groups_of
 from rollout_budget.engine.ids import fingerprint, reservation_id
@@ -81,8 +82,8 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
 def freeze(run: RunRecord, group: OpenGroup, fetched: Mapping[FetchKey, Fetched]) -> FrozenPrior:
     """Choose the prior of a new group: the caller's, else the source's, else the run's running mean.
 
-    The running mean also takes the place of a prior that predicts no better than it does; the run then goes on judging
-    what was `predicted`, so that a prior that recovers is used again.
+    For estimators that drop priors the running mean also takes the place of one that predicts no better than it does;
+    the run then goes on judging what was `predicted`, so that a prior that recovers is used again.
     """
     learned, outcome_range = run.reliability, run.spec.outcome_range.core()
     mean = UNKNOWN_MEAN if learned.running_mean is None else min(max(learned.running_mean, 0.0), 1.0)
@@ -97,7 +98,7 @@ def freeze(run: RunRecord, group: OpenGroup, fetched: Mapping[FetchKey, Fetched]
         prior = FrozenPrior(
             found.value, found.standard_error, "prior_service", found.evidence_version, degraded=found.degraded
         )
-    if learned.prior_usable:
+    if learned.prior_usable or not baselines.get(run.spec.estimator).drops_prior:
         return prior
     return FrozenPrior(mean, None, "running_mean", prior.evidence_version, prior.value, prior.degraded)
 

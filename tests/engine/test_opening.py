@@ -114,6 +114,39 @@ async def test_a_useless_prior_gives_way_to_the_running_mean_and_comes_back(desk
     assert (restored.prior, restored.prior_source) == (0.9, "prior_service")
 
 
+@pytest.mark.parametrize("estimator", ["v05", "group_mean"])
+async def test_estimators_that_never_drop_a_prior_get_a_useless_one_too(desk: Desk, estimator: str) -> None:
+    """The paper's rules see the prior that the paper's would: its own test is all that may reject it."""
+    await desk.start(k_max=4, estimator=estimator, stopping="osla")
+    names = [f"g{place}" for place in range(128)]
+    truth = {name: float(place % 2) for place, name in enumerate(names)}
+    desk.priors.table = {name: 1.0 - value for name, value in truth.items()} | {"probe": 0.9}
+    await desk.open(*names)
+    await desk.observe(**{name: [value] * 4 for name, value in truth.items()})
+    assert not (await desk.run()).reliability.prior_usable
+    probe = (await desk.open("probe")).groups[0]
+    assert (probe.prior, probe.prior_source) == (0.9, "prior_service")
+
+
+async def test_v05_with_look_ahead_is_the_paper_after_the_prior_proved_useless(desk: Desk) -> None:
+    """Fused value and the further rollout by hand, on the papers' scale, from the prior of the source."""
+    await desk.start(outcome_range={"low": -1, "high": 1}, estimator="v05", stopping="osla", k_init=4, k_max=16)
+    names = [f"g{place}" for place in range(128)]
+    truth = {name: 2.0 * (place % 2) - 1.0 for place, name in enumerate(names)}
+    desk.priors.table = {name: (1.0 - value) / 2.0 for name, value in truth.items()} | {"probe": 0.9}
+    await desk.open(*names)
+    await desk.observe(**{name: [value] * 4 for name, value in truth.items()})
+    await desk.open("probe")
+    (decision,) = await desk.observe(probe=[-1.0, -1.0, -1.0, 1.0])
+    prior, mean, noise = 0.8, -0.5, 1 / 4
+    bias = (mean - prior) ** 2 - noise
+    weight = bias / (bias + noise)
+    assert decision.baseline == pytest.approx(weight * mean + (1 - weight) * prior)
+    worth = bias**2 / ((1 + 4 * bias) * (1 + 5 * bias))
+    assert (decision.more > 0) == (worth > 1 / 16**2)
+    assert decision.more
+
+
 async def test_a_frozen_prior_does_not_move(desk: Desk) -> None:
     """What the source says later changes nothing for a group that is open."""
     await desk.start()
