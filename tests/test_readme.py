@@ -1,0 +1,52 @@
+"""What the README says can be copied and run, and answers what it shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+from trainer.servers import free_port
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, number: int = 0) -> str:
+    """Return the text of a fenced block."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[number]
+
+
+def test_the_python_session_runs() -> None:
+    """The loop without a server runs as printed, and asks for more or stops."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block("python"), "README.md", "exec"), {})  # noqa: S102 - the very text under test
+    assert re.match(r"more [1-9]\d* \[|stop 0 \[", printed.getvalue())
+
+
+@pytest.mark.services
+@pytest.mark.timeout(180)
+def test_the_curl_session_runs_and_answers_what_is_shown(tmp_path: Path) -> None:
+    """Both services start from the shell lines as printed, and `observe` gives the answer shown below them."""
+    prior, allocator = str(free_port()), str(free_port())
+    session = block("bash").replace(".cache/quickstart", str(tmp_path)).replace(".venv/bin/python", sys.executable)
+    session = session.replace("localhost:8101", f"localhost:{prior}").replace("127.0.0.1:8101", f"127.0.0.1:{prior}")
+    session = session.replace("localhost:8100", f"localhost:{allocator}")
+    ports = f"export ROLLOUT_BUDGET_PRIOR_PORT={prior} ROLLOUT_BUDGET_ALLOCATOR_PORT={allocator}\n"
+    done = subprocess.run(
+        ["bash", "-c", ports + session], cwd=ROOT, capture_output=True, text=True, timeout=170, check=False
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(answers) == 8, done.stdout + done.stderr
+    decision = answers[4]["groups"][0]
+    shown = json.loads(block("json"))
+    assert {name: decision[name] for name in shown} == shown
+    assert answers[5]["groups"][0]["committed"] == 4
+    assert answers[6]["usage"]["committed"] == 4
