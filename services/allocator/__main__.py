@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +13,8 @@ from services.allocator.app import create_app
 from services.allocator.database import migrate
 from services.allocator.settings import Settings
 from services.kit import logs, serve
+from services.kit.app import document
+from services.kit.configuration import faults
 from services.kit.database import connect
 
 
@@ -24,23 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: str = options.pop("command")
     chosen = {name: value for name, value in options.items() if value is not None}
     if command == "openapi":
-        json.dump(document(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        sys.stdout.write(openapi())
         return 0
     try:
         settings = Settings(**chosen)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())
-        sys.stderr.write(f"services.allocator: {faults}\n")
+        sys.stderr.write(f"services.allocator: {faults(error)}\n")
         return 2
     logs.configure()
     COMMANDS[command](settings)
     return 0
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document, which no setting changes."""
-    return create_app(Settings.model_construct()).openapi()
+def openapi() -> str:
+    """Return the OpenAPI document, which no setting changes, as it is committed."""
+    return document(create_app(Settings.model_construct()))
 
 
 def _serve(settings: Settings) -> None:

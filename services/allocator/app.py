@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -16,6 +15,7 @@ from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
 from services.kit import bodies, http, problems, segments
+from services.kit.app import Application
 
 VERSION = "1.0.0"
 """Of the interface, not of the package."""
@@ -23,19 +23,6 @@ DESCRIPTION = """Groups, decisions and the ledger of rollouts. Every list is a b
 
 All POSTs are safe to repeat with the same ids and the same body. A spent budget is not an error: the answer grants 0
 with reason `budget_exhausted`, and baselines are formed from what was drawn."""
-
-
-class Allocator(FastAPI):
-    """An application whose document says that errors are problem+json and nothing else."""
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, without the second form that the framework adds to every modelled error."""
-        document = super().openapi()
-        for operation in (one for methods in document["paths"].values() for one in methods.values()):
-            for answer in operation["responses"].values():
-                if problems.MEDIA_TYPE in answer.get("content", {}):
-                    answer["content"].pop("application/json", None)
-        return document
 
 
 async def _not_allowed(request: Request, _error: Exception) -> Response:
@@ -66,7 +53,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         service: Service | None = getattr(app.state, "service", None)
         return "the service has not started" if service is None else await service.missing()
 
-    app = Allocator(
+    app = Application(
         title="rollout-budget allocator",
         version=VERSION,
         description=DESCRIPTION,

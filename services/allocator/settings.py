@@ -6,12 +6,13 @@ their owner alone, into the data directory. `production` takes its secrets from 
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.kit.configuration import is_loopback
 
 MIN_SECRET_CHARS = 32
 """Shortest pepper or admin key: 128 bits of hexadecimal digits."""
@@ -59,7 +60,7 @@ class Settings(BaseSettings):
             missing = [name for name in ("database_url", "pepper", "admin_key") if getattr(self, name) is None]
             if missing:
                 raise ValueError(f"production mode needs {', '.join(missing)}")
-        elif not _loopback(self.host):
+        elif not is_loopback(self.host):
             raise ValueError(f"embedded mode binds to loopback only, not to {self.host!r}; use production mode")
         for name in ("pepper", "admin_key"):
             secret = getattr(self, name)
@@ -75,12 +76,3 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data / 'allocator.db'}"
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,52 +1,75 @@
-"""`python -m services.prior_api`: serves the prior service with settings from the environment.
+"""`python -m services.prior_api [serve] | openapi`: run the service, or print its contract.
 
-`--help` lists the settings, `--openapi` prints the OpenAPI document; `docs/api/prior.json` is that output.
+Settings come from the environment; `--help` lists them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from services.kit.configuration import faults
 from services.prior_api.settings import Settings
 
 NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 """The weights come with a package; no hub is ever asked, and the tokenizer keeps to the encoder's thread."""
 
 
-def main() -> None:
-    """Parse the command line and serve."""
-    parser = argparse.ArgumentParser(
-        prog="python -m services.prior_api",
-        description="Serves the prior service. Settings come from the environment:",
-        epilog=_settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document and leave")
-    arguments = parser.parse_args()
-    if arguments.openapi:
-        sys.stdout.write(openapi())
-        return
-    os.environ.update(NO_HUB)
-    from services.kit import logs, serve  # noqa: PLC0415  --help answers without loading the service
-    from services.prior_api.app import create_app  # noqa: PLC0415
-
-    logs.configure()
-    settings = Settings()
-    serve.run(create_app(settings), host=settings.host, port=settings.port)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    return COMMANDS[options.command]()
 
 
 def openapi() -> str:
     """Return the OpenAPI document as it is committed."""
-    from services.prior_api.app import create_app  # noqa: PLC0415
+    from services.kit.app import document  # noqa: PLC0415  --help answers without loading the service
+    from services.prior_api.app import create_app  # noqa: PLC0415  the same
 
     with tempfile.TemporaryDirectory() as folder:
-        document = create_app(Settings(data=Path(folder))).openapi()
-    return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        return document(create_app(Settings(data=Path(folder))))
+
+
+def _serve() -> int:
+    os.environ.update(NO_HUB)
+    from services.kit import logs, serve  # noqa: PLC0415  --help answers without loading the service
+    from services.prior_api.app import create_app  # noqa: PLC0415  the same
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.write(f"services.prior_api: {faults(error)}\n")
+        return 2
+    logs.configure()
+    serve.run(create_app(settings), host=settings.host, port=settings.port)
+    return 0
+
+
+def _openapi() -> int:
+    sys.stdout.write(openapi())
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[], int]] = {"serve": _serve, "openapi": _openapi}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m services.prior_api",
+        description="The prior service of rollout-budget. Settings come from the environment:",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=COMMANDS, default="serve", help="run the service (default), or print its contract"
+    )
+    return parser
 
 
 def _settings_help() -> str:
@@ -59,4 +82,4 @@ def _settings_help() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

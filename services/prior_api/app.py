@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
 from services.kit import bodies, database, http, problems
+from services.kit.app import Application
 from services.prior_api import endpoints
 from services.prior_api.auth import Door
 from services.prior_api.batching import Batcher
@@ -70,7 +71,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             return str(error)
         return None
 
-    app = FastAPI(
+    app = Application(
         title="rollout-budget prior service",
         version="1",
         description=DESCRIPTION,

@@ -6,7 +6,6 @@ to start without keys.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollout_budget.wire.common import Identifier
+from services.kit.configuration import is_loopback
 
 Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     def _safe(self) -> Settings:
         if self.mode == "production" and not (self.keys or self.service_keys):
             raise ValueError("production mode needs keys or service_keys: there is no default secret")
-        if self.mode == "embedded" and not _loopback(self.host):
+        if self.mode == "embedded" and not is_loopback(self.host):
             raise ValueError(f"embedded mode listens on loopback only, not on {self.host!r}: set mode=production")
         secrets = [secret.get_secret_value() for secret in (*self.keys.values(), *self.service_keys)]
         if len(set(secrets)) != len(secrets):
@@ -77,10 +77,3 @@ class Settings(BaseSettings):
     def key_file(self) -> Path:
         """Where embedded mode keeps the key that it minted."""
         return self.data / "prior.key"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

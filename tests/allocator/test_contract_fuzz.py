@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from pydantic import SecretStr
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 
-from services.allocator.__main__ import document
+from services.allocator.__main__ import openapi
 from services.allocator.app import create_app
 from services.allocator.settings import Settings
 from tests.allocator.databases import fresh_sqlite
@@ -57,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     listening.close()
 
 
-schema = schemathesis.openapi.from_dict(document())
+schema = schemathesis.openapi.from_dict(json.loads(openapi()))
 
 
 @schema.parametrize()  # type: ignore[untyped-decorator]  # its plugin has no types

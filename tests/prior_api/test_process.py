@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -97,5 +98,28 @@ def test_help_lists_every_setting() -> None:
 
 
 def test_g20_the_committed_document_is_the_served_one() -> None:
-    """`python -m services.prior_api --openapi > docs/api/prior.json` brings it up to date."""
+    """`python -m services.prior_api openapi > docs/api/prior.json` brings it up to date."""
     assert (ROOT / "docs" / "api" / "prior.json").read_text() == openapi()
+
+
+def test_every_error_is_documented_as_a_problem_alone() -> None:
+    """Every non-2xx answer of the interface is problem+json and nothing else."""
+    paths = {path: methods for path, methods in json.loads(openapi())["paths"].items() if path.startswith("/v1")}
+    assert paths
+    answers = [operation["responses"] for methods in paths.values() for operation in methods.values()]
+    errors = [answer for found in answers for status, answer in found.items() if not status.startswith("2")]
+    assert errors
+    assert all(list(answer["content"]) == ["application/problem+json"] for answer in errors)
+
+
+@pytest.mark.services
+def test_a_refused_setting_is_named_without_its_value(tmp_path: Path) -> None:
+    """One line on standard error, no traceback, and no part of a secret."""
+    settings = {"ROLLOUT_BUDGET_PRIOR_KEYS": '{"a": "hunter2"}', "ROLLOUT_BUDGET_PRIOR_DATA": str(tmp_path)}
+    command = [sys.executable, "-m", "services.prior_api"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | settings, capture_output=True, check=False, timeout=DEADLINE_S
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"services.prior_api: keys.a: ")
+    assert b"hunter2" not in done.stderr
