@@ -13,7 +13,7 @@ import typer
 
 from rollout_budget.errors import RolloutBudgetError
 from trainer.config import DEFAULTS_FILE, Config, load
-from trainer.errors import TrainerError
+from trainer.errors import ConfigError, TrainerError
 
 DEMO_FILE = DEFAULTS_FILE.with_name("demo.toml")
 """What the demo changes of the defaults, so that it fits a quarter of an hour on two cores."""
@@ -99,6 +99,7 @@ def demo(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
+    also: Annotated[list[str] | None, typer.Option(help="A further method to train; `--also help` lists them.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, logs and the report.")] = Path("runs/demo"),
 ) -> None:
     """Train the same task, pool and number of rollouts with this project's method and with GRPO, and compare them.
@@ -108,10 +109,15 @@ def demo(
     settings = read(config_file or DEMO_FILE, overrides)
     from rich.console import Console  # noqa: PLC0415 - with the rest, slow to import
 
-    from trainer.demo import run_demo  # noqa: PLC0415 - needs torch
+    from trainer.demo import COMPARED, METHODS, run_demo  # noqa: PLC0415 - needs torch
 
     with told():
-        result = run_demo(settings, out / time.strftime("%Y%m%d-%H%M%S"), seeds, Console())
+        further = list(also or ())
+        if unknown := [name for name in further if name not in METHODS]:
+            raise ConfigError(f"--also {unknown[0]!r}: there are {', '.join(map(repr, METHODS))}")
+        methods = dict.fromkeys((*COMPARED, *further))
+        directory = out / time.strftime("%Y%m%d-%H%M%S")
+        result = run_demo(settings, directory, Console(), seeds=seeds, methods=list(methods))
     if not result.agrees:
         raise typer.Exit(1)
 

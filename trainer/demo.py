@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rollout_budget.client import SyncAdminClient, SyncAllocatorClient
+from rollout_budget.decisions import PAPER_PRICE
 from rollout_budget.wire import KeyCreate, TeamCreate
 from trainer.config import AllocatorSection, Config
 from trainer.launch import ALLOCATOR, Stage, staged
@@ -27,11 +28,19 @@ from trainer.rollouts.vllm import VllmServer
 
 BUDGETED = "rollout-budget"
 GRPO = "GRPO, 16 per prompt"
+RLOO_16, RLOO_2 = "RLOO, 16 per prompt", "RLOO, 2 per prompt"
+PAPER = "V0.5 with look-ahead, 4 to 16"
+_FIXED = AllocatorSection(stopping="fixed", prior_model="constant", k_init=16, k_max=16)
 METHODS: dict[str, AllocatorSection] = {
     BUDGETED: AllocatorSection(),
-    GRPO: AllocatorSection(estimator="group_mean", stopping="fixed", k_init=16, k_max=16, prior_model="constant"),
+    GRPO: _FIXED.model_copy(update={"estimator": "group_mean"}),
+    RLOO_16: _FIXED.model_copy(update={"estimator": "leave_one_out"}),
+    RLOO_2: _FIXED.model_copy(update={"estimator": "leave_one_out", "k_init": 2, "k_max": 2}),
+    PAPER: AllocatorSection(estimator="v05", stopping="osla", price=PAPER_PRICE / 4, k_init=4, k_max=16),
 }
-"""GRPO as its group mean: advantages are not divided by the group's standard deviation, for either method."""
+"""GRPO as its group mean: advantages are not divided by the group's standard deviation, for any method."""
+COMPARED = (BUDGETED, GRPO)
+"""What the demo trains unless asked for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +72,17 @@ class Reconciliation:
         return served and all(account.ledger in {None, account.trainer} for account in self.accounts)
 
 
-def run_demo(config: Config, directory: Path, seeds: int, console: Console) -> Reconciliation:
+def run_demo(
+    config: Config, directory: Path, console: Console, *, seeds: int, methods: Sequence[str] = COMPARED
+) -> Reconciliation:
     """Train with every method and seed on one set of servers, print the comparison and write the report.
 
     Args:
         config: task, policy, learner and rollouts of all runs; its allocator's estimator and rule are replaced.
         directory: new folder for runs, logs and report.
-        seeds: runs of each method, with seeds counted from `config.run.seed`.
         console: where progress and tables go.
+        seeds: runs of each method, with seeds counted from `config.run.seed`.
+        methods: names from `METHODS`.
 
     Raises:
         TrainerError: a server did not start, or a training could not go on.
@@ -83,7 +95,7 @@ def run_demo(config: Config, directory: Path, seeds: int, console: Console) -> R
         runs = [
             train_one(stage, method, config.run.seed + offset, directory)
             for offset in range(seeds)
-            for method in METHODS
+            for method in methods
         ]
         after = asyncio.run(served(stage.config.rollouts.urls))
         result = reconcile(runs, None if before is None or after is None else after - before)
