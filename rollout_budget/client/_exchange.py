@@ -45,6 +45,8 @@ IN_FLIGHT = 409
 """The status of a twin still in flight, tried again where the problem says `retryable`."""
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Transport errors before the first byte; after any other the request may have been delivered."""
+MOST_DOUBLINGS = 64
+"""Of the first wait: any bound is reached long before, and no exponent overflows."""
 SHOWN_IDS = 5
 """Ids that an error names before it says how many more there are: a message stays readable."""
 
@@ -72,7 +74,7 @@ class Retries:
 
     Attributes:
         attempts: most attempts, the first included, >= 1.
-        timeout_s: no new attempt starts this long after the first.
+        timeout_s: no attempt starts this long after the first.
         wait_initial_s, wait_max_s: waits double from the first to the second. A `Retry-After` above `wait_max_s` ends
             the call at once: coming back early would be rude, waiting longer unbounded.
         wait_jitter_s: most that is added to each wait, at random, so that many clients do not return together.
@@ -84,14 +86,20 @@ class Retries:
     wait_max_s: float = 5.0
     wait_jitter_s: float = 0.4
 
-    def backoff(self, error: Exception) -> bool | float:
-        """Say whether to try again, and after how many seconds where the service named them (a stamina hook)."""
-        if not isinstance(error, Failure) or not error.again:
-            return False
-        if error.after_s is None:
-            return True
-        jitter = random.uniform(0.0, self.wait_jitter_s)  # noqa: S311 - spreads clients, guards no secret
-        return error.after_s <= self.wait_max_s and error.after_s + jitter
+    def wait_s(self, failure: Failure, attempts: int, elapsed_s: float) -> float | None:
+        """Return the seconds before the next attempt, None if there shall be none.
+
+        Args:
+            failure: the last attempt's.
+            attempts: how many there were, >= 1.
+            elapsed_s: seconds since the first began.
+        """
+        if not failure.again or attempts >= self.attempts:
+            return None
+        doubled = min(self.wait_initial_s * 2.0 ** min(attempts - 1, MOST_DOUBLINGS), self.wait_max_s)
+        least = doubled if failure.after_s is None else failure.after_s
+        wait = least + random.uniform(0.0, self.wait_jitter_s)  # noqa: S311 - spreads clients, guards no secret
+        return wait if least <= self.wait_max_s and elapsed_s + wait < self.timeout_s else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 
 import httpx
 import pytest
-import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout_budget.client import AllocatorClient, Retries, SyncAllocatorClient
 from rollout_budget.client._exchange import Failure, path
+from rollout_budget.client._waiting import pause_of
 from rollout_budget.errors import (
     Conflict,
     InvalidInput,
@@ -74,10 +76,16 @@ def client(script: Script, **options: object) -> SyncAllocatorClient:
 
 
 @pytest.fixture(autouse=True)
-def without_waiting() -> object:
-    """Retries keep their number and lose their waits."""
-    with stamina.set_testing(testing=True, attempts=4, cap=True):
-        yield
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries keep their number and lose their waits, which are noted."""
+    noted: list[float] = []
+
+    async def note(seconds: float) -> None:
+        noted.append(seconds)
+
+    monkeypatch.setattr("rollout_budget.client._http.pause_of", lambda _: note)
+    monkeypatch.setattr("rollout_budget.client.sync._http.pause_of", lambda _: noted.append)
+    return noted
 
 
 @pytest.mark.parametrize(
@@ -187,9 +195,41 @@ def test_a_batch_over_the_bound_never_leaves() -> None:
 def test_retry_after_is_kept_with_jitter() -> None:
     """Never earlier than the service asked, and not all clients in the same moment."""
     retries = Retries(wait_jitter_s=0.5)
-    waits = {retries.backoff(Failure(Unavailable(), again=True, after_s=2.0)) for _ in range(50)}
-    assert all(2.0 <= float(wait) <= 2.5 for wait in waits)
-    assert len(waits) > 1
+    shed = Failure(Unavailable(), again=True, after_s=2.0)
+    waits = [wait for _ in range(50) if (wait := retries.wait_s(shed, 1, 0.0)) is not None]
+    assert len(waits) == 50
+    assert all(2.0 <= wait <= 2.5 for wait in waits)
+    assert len(set(waits)) > 1
+
+
+def test_waits_double_up_to_their_bound() -> None:
+    retries = Retries(attempts=10_000, wait_initial_s=0.1, wait_max_s=5.0, wait_jitter_s=0.0)
+    lost = Failure(Unavailable(), again=True)
+    assert [retries.wait_s(lost, attempts, 0.0) for attempts in (1, 2, 3, 7, 9_999)] == [0.1, 0.2, 0.4, 5.0, 5.0]
+
+
+def test_no_attempt_starts_after_the_time_is_up() -> None:
+    retries = Retries(timeout_s=20.0, wait_initial_s=1.0, wait_jitter_s=0.0)
+    lost = Failure(Unavailable(), again=True)
+    assert retries.wait_s(lost, 1, 18.9) == 1.0
+    assert retries.wait_s(lost, 1, 19.0) is None
+
+
+async def test_retries_are_logged_and_never_printed(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], waits: list[float]
+) -> None:
+    """Both clients wait as stated and tell their own logger, whatever else is installed; standard output is the user's."""
+    refused = httpx.ConnectError("refused")
+    assert client(Script(refused, good(BUDGET))).budget().team == "t"
+    script = Script(refused, good(BUDGET))
+    async with AllocatorClient("http://service.test", KEY, transport=httpx.MockTransport(script)) as allocator:
+        assert (await allocator.budget()).team == "t"
+    assert len(waits) == 2
+    assert all(0.1 <= wait <= 0.5 for wait in waits)
+    assert [record.name for record in caplog.records if "attempt 1 failed" in record.message] == [
+        "rollout_budget.client"
+    ] * 2
+    assert capfd.readouterr().out == ""
 
 
 def test_a_longer_retry_after_than_the_bound_ends_the_call() -> None:
@@ -248,3 +288,11 @@ def test_an_empty_id_is_refused_here() -> None:
     """`/v1/runs/` would be another route."""
     with pytest.raises(InvalidInput):
         client(Script()).get_run("")
+
+
+async def test_each_client_waits_in_its_own_manner() -> None:
+    """A blocking client blocks its thread, an asynchronous one only its task."""
+    with httpx.Client() as blocking:
+        assert pause_of(blocking) is time.sleep
+    async with httpx.AsyncClient() as asynchronous:
+        assert pause_of(asynchronous) is asyncio.sleep
