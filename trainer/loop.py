@@ -71,7 +71,7 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
     with world(config.learner.device, timeout_s=config.learner.collective_timeout_s) as where:
         directory, policy = where.broadcast((prepare(config), ensure_policy(config)) if where.leads else None)
         config = named(config, directory.name)
-        learner = Learner(policy, config.learner, where, seed=config.run.seed)
+        learner = Learner(policy, config.learner, where, seed=config.run.seed, temperature=config.rollouts.temperature)
         if not where.leads:
             follow(learner, where)
             return None
@@ -126,7 +126,7 @@ class Training:
         self._attempt = next_attempt(run.directory)
         self._seconds: dict[str, float] = {}
         self._clock = 0.0
-        self._checks_left = CHECKED_STEPS if run.config.weights.check else 0
+        self._checks_left = CHECKED_STEPS if run.config.weights.check or run.config.rollouts.temperature != 1.0 else 0
         self._collector = _collector(run, parts)
         self._evaluator = _evaluator(run, parts)
 

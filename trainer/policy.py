@@ -93,11 +93,14 @@ def demo_key(config: Config) -> str:
 
 
 def load_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return the causal model in `directory`, on the CPU, in training mode, without a key-value cache."""
+    """Return the causal model in `directory`, on the CPU, without a key-value cache.
+
+    In evaluation mode, also where it is trained: dropout would make ratios of what should be equal.
+    """
     disable_progress_bar()
     model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(directory, dtype=dtype))
     model.config.use_cache = False
-    return model.train()
+    return model.eval()
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

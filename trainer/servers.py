@@ -241,6 +241,7 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.resolve())]
     command += ["--served-model-name", options.served_name, "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm"]
+    command += ["--logprobs-mode", "processed_logprobs"]  # of the distribution drawn from, temperature included
     command += [
         "--worker-extension-cls",
         f"{EXTENSION.stem}.Extension",

@@ -38,7 +38,8 @@ class Sample:
 
     Attributes:
         token_ids: sampled tokens, the end-of-sequence token included where it was sampled.
-        logprobs: natural log-probability of each token under the policy that sampled it (temperature 1, no top-p cut).
+        logprobs: natural log-probability of each token in the distribution it was drawn from, temperature and top-p
+            included; at temperature 0, which has none, that of temperature 1.
         version: weight version of the server that sampled it.
     """
 

@@ -26,13 +26,17 @@ async def generator(tmp_path: Path) -> AsyncIterator[InProcessGenerator]:
     await made.close()
 
 
-async def test_logprobs_are_the_models_own_at_any_temperature(generator: InProcessGenerator, tmp_path: Path) -> None:
-    model = load_model(tmp_path / "v1").eval()
-    sampling = Sampling(max_tokens=12, temperature=1.7, top_p=0.95)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+async def test_logprobs_are_those_that_tokens_were_drawn_with(
+    generator: InProcessGenerator, tmp_path: Path, temperature: float
+) -> None:
+    """They are the model's own at that temperature; an end-of-sequence token ends a sample and belongs to it."""
+    model = load_model(tmp_path / "v1")
+    sampling = Sampling(max_tokens=12, temperature=temperature)
     for sample in await generator.generate(PROMPT, count=6, sampling=sampling, version=1, seed=3):
         ids = torch.tensor([[*PROMPT, *sample.token_ids]])
         with torch.no_grad():
-            rows = torch.log_softmax(model(ids).logits[0, :-1], -1)
+            rows = torch.log_softmax(model(ids).logits[0, :-1] / temperature, -1)
         own = rows.gather(-1, ids[0, 1:, None])[len(PROMPT) - 1 :, 0].tolist()
         assert sample.logprobs == pytest.approx(own, abs=1e-4)
         assert (sample.token_ids[-1] == 1) == (sample.finish_reason == "stop")
@@ -53,6 +57,8 @@ async def test_a_small_top_p_leaves_only_the_likeliest_token(generator: InProces
     tiny = await generator.generate(PROMPT, count=8, sampling=Sampling(3, top_p=1e-6), version=1, seed=1)
     best = await generator.generate(PROMPT, count=1, sampling=Sampling(3, temperature=0.0), version=1, seed=1)
     assert {sample.token_ids for sample in tiny} == {best[0].token_ids}
+    assert tiny[0].logprobs == pytest.approx((0.0,) * 3, abs=1e-6)
+    assert min(best[0].logprobs) < -0.1
 
 
 async def test_it_follows_publishing_and_refuses_another_version(generator: InProcessGenerator, tmp_path: Path) -> None:
@@ -66,3 +72,10 @@ async def test_it_follows_publishing_and_refuses_another_version(generator: InPr
 async def test_an_incomplete_export_is_refused(generator: InProcessGenerator, tmp_path: Path) -> None:
     with pytest.raises(WeightUpdateFailed, match="not a complete export"):
         await generator.publish(tmp_path, 3)
+
+
+async def test_a_prompt_that_does_not_fit_the_model_is_refused(generator: InProcessGenerator) -> None:
+    """As a server does, and with what to do about it: positions beyond the last were never learned."""
+    with pytest.raises(GenerationFailed, match="a prompt of 510 tokens leaves no room for 3 more .* 512 positions"):
+        await generator.generate((5,) * 510, count=1, sampling=Sampling(3), version=1, seed=1)
+    assert await generator.generate((5,) * 509, count=1, sampling=Sampling(3), version=1, seed=1)

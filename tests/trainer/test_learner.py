@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.trainer.tiny import TIMEOUT_S, learn_alone, learn_on_ranks, make_policy, make_rows
 from trainer.config import LearnerSection
@@ -266,3 +268,29 @@ def _same_result(found: Path, expected: Path) -> None:
     assert weights.keys() == reference.keys()
     for name, value in weights.items():
         torch.testing.assert_close(value, reference[name], atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_dropout_is_off_while_learning(tmp_path: Path, recompute: bool) -> None:
+    """A model that was made with dropout scores the same tokens the same, in steps too, also where it recomputes."""
+    tokenizer = load_tokenizer(make_policy(tmp_path))
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), **sizes, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5)
+    ).save_pretrained(tmp_path)
+    with world("cpu", timeout_s=TIMEOUT_S) as where:
+        learner = _learner(tmp_path, where, activation_checkpointing=recompute)
+        drawn = make_rows(6)
+        scored = [replace(row, logprobs=own) for row, own in zip(drawn, learner.logprobs(drawn), strict=True)]
+        assert learner.step(scored).largest_mismatch < 1e-5
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_are_recomputed_only_when_asked(policy: Path, recompute: bool) -> None:
+    """Decoder layers run once per step, or twice where they keep nothing."""
+    with world("cpu", timeout_s=TIMEOUT_S) as where:
+        learner = _learner(policy, where, activation_checkpointing=recompute)
+        runs: list[None] = []
+        learner.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(None))
+        learner.step(make_rows(4))
+        assert len(runs) == 1 + recompute

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,30 @@ def test_a_budget_that_is_gone_ends_the_run_quietly(tmp_path: Path, cache: Path)
     assert summary.steps == 1
     assert any(isinstance(event, Noticed) and "budget is used up" in event.text for event in wiring.told)
     assert read_metrics(summary.directory)[-1].held_out_accuracy is not None
+
+
+def test_a_temperature_belongs_to_the_policy_that_is_learned(tmp_path: Path, cache: Path) -> None:
+    """Rollouts and learner agree on every log-probability at another temperature than 1, so ratios begin at 1."""
+    summary = Wiring().train(tmp_path, cache, "run.steps=2", "rollouts.temperature=0.6")
+    for row in read_metrics(summary.directory)[1:]:
+        assert row.mismatch is not None
+        assert row.mismatch < 1e-5
+
+
+def test_servers_that_forget_the_temperature_are_found_out(tmp_path: Path, cache: Path) -> None:
+    """Log-probabilities from before the temperature would make wrong ratios: refused, also with the check turned off."""
+    wiring = Wiring()
+    wiring.make_generator = _Raw  # type: ignore[method-assign] # a generator without processed log-probabilities
+    with pytest.raises(WeightUpdateFailed, match="--logprobs-mode processed_logprobs"):
+        wiring.train(tmp_path, cache, "run.steps=1", "rollouts.temperature=0.6", "weights.check=false")
+
+
+class _Raw(InProcessGenerator):
+    async def generate(
+        self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
+    ) -> list[Sample]:
+        plain = replace(sampling, temperature=1.0)
+        return await super().generate(prompt_ids, count=count, sampling=plain, version=version, seed=seed)
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:

@@ -50,14 +50,16 @@ async def draw(pool: ServerPool, version: int, count: int = 4) -> list[tuple[Seq
     return [(prompt, sample) for prompt, samples in zip(PROMPTS, drawn, strict=True) for sample in samples]
 
 
-def scores(directory: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+def scores(
+    directory: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0
+) -> list[list[float]]:
     """Log-probabilities by transformers, one sequence at a time."""
     model = load_model(directory).eval()
     found = []
     for prompt, completion in pairs:
         ids = torch.tensor([[*prompt, *completion]])
         with torch.no_grad():
-            rows = torch.log_softmax(model(ids).logits[0, :-1], -1)
+            rows = torch.log_softmax(model(ids).logits[0, :-1] / temperature, -1)
         found.append(rows.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :, 0].tolist())
     return found
 
@@ -77,6 +79,17 @@ async def test_tokens_and_logprobs_are_those_of_transformers_before_and_after_an
             assert 1 <= len(sample.token_ids) <= SAMPLING.max_tokens
     with pytest.raises(WeightUpdateFailed, match="not the same weights"):
         check_logprobs(drawn, partial(scores, tmp_path / "v1"), tolerance=TOLERANCE["float32"])
+
+
+async def test_logprobs_include_the_temperature(pool: ServerPool, tmp_path: Path) -> None:
+    """What the learner divides its logits by is what the server drew with."""
+    directory = await publish(pool, tmp_path, 11, 11)
+    sampling = Sampling(max_tokens=8, temperature=0.5)
+    samples = await pool.generate(PROMPTS[0], count=4, sampling=sampling, version=11, seed=0)
+    pairs = [(PROMPTS[0], sample) for sample in samples]
+    assert check_logprobs(pairs, partial(scores, directory, temperature=0.5), tolerance=1e-4) > 0.0
+    with pytest.raises(WeightUpdateFailed, match="another temperature"):
+        check_logprobs(pairs, partial(scores, directory), tolerance=TOLERANCE["float32"])
 
 
 async def test_sampling_follows_the_policy_and_siblings_differ(pool: ServerPool, tmp_path: Path) -> None:

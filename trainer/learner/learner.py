@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.config import LearnerSection
 from trainer.learner import checkpoint
@@ -55,15 +56,26 @@ class StepStatistics:
 
 
 class Learner:
-    """The policy under training, sharded over the world."""
+    """The policy under training, sharded over the world.
 
-    def __init__(self, start: Path, settings: LearnerSection, where: World, *, seed: int) -> None:
+    Args:
+        start: folder of the first weights and the tokenizer.
+        settings: of the loss and the optimiser.
+        where: this rank.
+        seed: of the shuffling of rows.
+        temperature: of the rollouts. The policy that is learned is the one they are drawn from, with logits divided by it.
+    """
+
+    def __init__(
+        self, start: Path, settings: LearnerSection, where: World, *, seed: int, temperature: float = 1.0
+    ) -> None:
         self.settings = settings
+        self.temperature = temperature
         self.world = where
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(start)
         self.model = load_model(start)
         if settings.activation_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            _recompute_activations(self.model)
         shard(self.model, where, dtype=DTYPES[settings.dtype])
         self.model.to(where.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -153,12 +165,19 @@ class Learner:
         return sums
 
     def _logits(self, part: Microbatch) -> torch.Tensor:
-        """Return logits of the positions from `first` on, without the last, shape (B, T - 1 - first, V)."""
+        """Return logits at the rollouts' temperature, from position `first` on without the last, (B, T - 1 - first, V)."""
         inputs = part.input_ids[:, :-1]
         logits: torch.Tensor = self.model(
             input_ids=inputs, use_cache=False, logits_to_keep=inputs.shape[1] - part.first
         ).logits
-        return logits
+        return logits if self.temperature == 1.0 else logits / self.temperature
+
+
+def _recompute_activations(model: PreTrainedModel) -> None:
+    """Keep no activations of decoder layers. They recompute only in training mode, which their dropout must not be in."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        module.training = isinstance(module, GradientCheckpointingLayer)
 
 
 @dataclass(frozen=True, slots=True)

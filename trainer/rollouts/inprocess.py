@@ -52,13 +52,13 @@ class InProcessGenerator:
         """Return `count` samples of one prompt under weight `version`.
 
         Raises:
-            GenerationFailed: another version is loaded.
+            GenerationFailed: another version is loaded, or prompt and completion do not fit the model.
         """
         return await self._run(lambda: self._generate(prompt_ids, count, sampling, version, seed))
 
     async def close(self) -> None:
-        """Wait for what is under way and release the model."""
-        self._thread.shutdown()
+        """Wait for the prompt that is under way, forget those that wait, and release the model."""
+        self._thread.shutdown(cancel_futures=True)
         self._model = None
 
     async def _run(self, work: Callable[[], Result]) -> Result:
@@ -75,6 +75,12 @@ class InProcessGenerator:
     ) -> list[Sample]:
         if self._version != version:
             raise GenerationFailed(f"version {self._version} is loaded in this process, not {version}")
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if longest is not None and len(prompt_ids) + sampling.max_tokens > longest:
+            raise GenerationFailed(
+                f"a prompt of {len(prompt_ids)} tokens leaves no room for {sampling.max_tokens} more in a model of "
+                f"{longest} positions; shorten it, leave it out, or lower rollouts.max_tokens"
+            )
         noise = torch.Generator(self._device).manual_seed(seed)
         tokens, logprobs = self._sample(prompt_ids, count, sampling, noise)
         samples = [self._finish(row, own, version) for row, own in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
@@ -87,16 +93,16 @@ class InProcessGenerator:
     def _sample(
         self, prompt_ids: Sequence[int], count: int, sampling: Sampling, noise: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens and their log-probabilities at temperature 1, both (count, up to max_tokens)."""
+        """Return tokens and the log-probabilities they were drawn with, both (count, up to max_tokens)."""
         ids = torch.tensor([list(prompt_ids)] * count, device=self._device)
         ended = torch.zeros(count, dtype=torch.bool, device=self._device)
         cache, tokens, logprobs = None, [], []
         for _ in range(sampling.max_tokens):
             answer = self._model(ids, past_key_values=cache, use_cache=True)
-            cache, own = answer.past_key_values, torch.log_softmax(answer.logits[:, -1].float(), -1)
-            ids = _choose(own, sampling, noise)
+            cache = answer.past_key_values
+            ids, own = _choose(answer.logits[:, -1].float(), sampling, noise)
             tokens.append(ids)
-            logprobs.append(own.gather(-1, ids))
+            logprobs.append(own)
             ended |= ids[:, 0] == self._tokenizer.eos_token_id
             if bool(ended.all()):
                 break
@@ -116,13 +122,19 @@ class InProcessGenerator:
         )
 
 
-def _choose(logprobs: torch.Tensor, sampling: Sampling, noise: torch.Generator) -> torch.Tensor:
-    """Draw one token per row, (count, 1): the likeliest at temperature 0, else from the smallest set of mass top_p."""
+def _choose(logits: torch.Tensor, sampling: Sampling, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one token per row and return it with its log-probability, both (count, 1).
+
+    The likeliest at temperature 0, else from the smallest set of mass top_p at that temperature.
+    """
     if sampling.temperature == 0.0:
-        return logprobs.argmax(-1, keepdim=True)
-    probabilities = torch.softmax(logprobs / sampling.temperature, -1)
+        ids = logits.argmax(-1, keepdim=True)
+        return ids, torch.log_softmax(logits, -1).gather(-1, ids)
+    probabilities = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p < 1.0:
         ranked, order = probabilities.sort(-1, descending=True)
         outside = ranked.cumsum(-1) - ranked >= sampling.top_p
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked.masked_fill(outside, 0.0))
-    return torch.multinomial(probabilities, 1, generator=noise)
+        kept = torch.zeros_like(probabilities).scatter(-1, order, ranked.masked_fill(outside, 0.0))
+        probabilities = kept / kept.sum(-1, keepdim=True)
+    ids = torch.multinomial(probabilities, 1, generator=noise)
+    return ids, probabilities.gather(-1, ids).log()

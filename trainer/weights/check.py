@@ -23,7 +23,7 @@ def check_logprobs(samples: Sequence[tuple[Sequence[int], Sample]], score: Score
 
     Args:
         samples: (prompt ids, sample) pairs, all of the version that the learner holds; a few dozen are plenty.
-        score: the learner's own log-probabilities, at temperature 1.
+        score: the learner's own log-probabilities, at the temperature of the samples.
         tolerance: see `TOLERANCE`.
 
     Raises:
@@ -37,7 +37,8 @@ def check_logprobs(samples: Sequence[tuple[Sequence[int], Sample]], score: Score
             if not difference <= tolerance:
                 raise WeightUpdateFailed(
                     f"token {position} of {sample.text!r} (version {sample.version}) has log-probability {theirs:.6f} on "
-                    f"the server and {ours:.6f} in the learner, more than {tolerance} apart: not the same weights"
+                    f"the server and {ours:.6f} in the learner, more than {tolerance} apart: not the same weights, or another temperature (start "
+                    "your own vLLM with --logprobs-mode processed_logprobs)"
                 )
             worst = max(worst, difference)
     return worst
