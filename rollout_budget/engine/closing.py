@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from rollout_budget.engine.answers import to_unit
 from rollout_budget.engine.ids import evidence_id, reservation_ids
-from rollout_budget.engine.ports import Evidence, PriorSource, Store, Transaction
+from rollout_budget.engine.ports import Evidence, PolicyOwner, PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, ServiceError
 from rollout_budget.ledger.base import Account, Settlement
@@ -57,18 +57,32 @@ async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
 
 
 async def deliver(store: Store, priors: PriorSource) -> int:
-    """Carry waiting evidence to the prior source, oldest first; return how many rows went. What fails stays."""
+    """Carry waiting evidence to the prior source, oldest first; return how many rows went.
+
+    What fails stays, and the rest of its policy is left for the next delivery; others are not held up by it.
+    """
     delivered = 0
+    failing: set[PolicyOwner] = set()
     while True:
         async with store.transaction() as transaction:
-            waiting = await transaction.pending_evidence(MAX_GROUPS)
-        done = await _hand_over(priors, waiting)
+            waiting = await transaction.pending_evidence(MAX_GROUPS, without=failing)
+        if not waiting:
+            return delivered
+        batches: dict[PolicyOwner, list[Evidence]] = {}
+        for item in waiting:
+            batches.setdefault(item.owner, []).append(item)
+        done: list[str] = []
+        for (team, policy), batch in batches.items():
+            try:
+                await priors.add_evidence(team, policy, [item.row for item in batch])
+            except ServiceError:
+                failing.add((team, policy))
+            else:
+                done += [item.id for item in batch]
         if done:
             async with store.transaction() as transaction:
                 await transaction.evidence_delivered(done)
         delivered += len(done)
-        if len(done) < len(waiting) or not waiting:
-            return delivered
 
 
 def _closed(run: RunRecord, record: GroupRecord, body: CloseGroup) -> bool:
@@ -136,18 +150,3 @@ def _evidence(run: RunRecord, record: GroupRecord, outcomes: Sequence[float]) ->
         trials=len(outcomes),
     )
     return Evidence(identity, run.team, record.policy, row)
-
-
-async def _hand_over(priors: PriorSource, waiting: Sequence[Evidence]) -> list[str]:
-    """Return the ids of what the prior source took."""
-    batches: dict[tuple[str, str], list[Evidence]] = {}
-    for item in waiting:
-        batches.setdefault((item.team, item.policy), []).append(item)
-    done: list[str] = []
-    for (team, policy), batch in batches.items():
-        try:
-            await priors.add_evidence(team, policy, [item.row for item in batch])
-        except ServiceError:
-            continue  # it stays in the outbox and is tried again at the next delivery
-        done += [item.id for item in batch]
-    return done

@@ -7,11 +7,12 @@ Transactions run one after another. Gone when the process ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from rollout_budget.engine.ports import Evidence
+from rollout_budget.engine.ports import Evidence, PolicyOwner
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.errors import NotFound
 from rollout_budget.ledger.maps import Map
@@ -101,9 +102,10 @@ class MemoryTransaction:
         fresh = {item.id: item for item in evidence if item.id not in self.tables.outbox}
         self.tables = replace(self.tables, outbox=self.tables.outbox.updated(fresh))
 
-    async def pending_evidence(self, most: int) -> list[Evidence]:
+    async def pending_evidence(self, most: int, without: Collection[PolicyOwner] = ()) -> list[Evidence]:
         """See `Transaction`."""
-        return list(self.tables.outbox.values())[:most]
+        waiting = (item for item in self.tables.outbox.values() if item.owner not in without)
+        return list(itertools.islice(waiting, most))
 
     async def evidence_delivered(self, ids: Sequence[str]) -> None:
         """See `Transaction`."""

@@ -6,7 +6,7 @@ The engine itself owns no clock, no socket and no database.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +14,9 @@ from typing import Protocol
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.ledger.base import Ledger
 from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, ValuesAnswer
+
+PolicyOwner = tuple[str, str]
+"""Team and policy: what one delivery of evidence is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,11 @@ class Evidence:
     team: str
     policy: str
     row: EvidenceRow
+
+    @property
+    def owner(self) -> PolicyOwner:
+        """Whose outcomes these are."""
+        return self.team, self.policy
 
 
 class Transaction(Protocol):
@@ -70,8 +78,8 @@ class Transaction(Protocol):
         """Put evidence into the outbox; an id that is there already is kept once."""
         ...
 
-    async def pending_evidence(self, most: int) -> list[Evidence]:
-        """Return the oldest undelivered evidence."""
+    async def pending_evidence(self, most: int, without: Collection[PolicyOwner] = ()) -> list[Evidence]:
+        """Return the oldest undelivered evidence of all owners but those `without`."""
         ...
 
     async def evidence_delivered(self, ids: Sequence[str]) -> None:

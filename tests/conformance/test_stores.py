@@ -153,6 +153,8 @@ async def test_the_outbox_keeps_each_row_once_until_it_is_delivered(store: Store
         await transaction.queue_evidence([evidence("a", trials=9), evidence("c")])
     async with store.transaction() as transaction:
         assert await transaction.pending_evidence(2) == [evidence("b"), evidence("a")]
+        assert await transaction.pending_evidence(2, without={("team", "other"), ("other", "p")}) != []
+        assert await transaction.pending_evidence(2, without={evidence("b").owner}) == []
         await transaction.evidence_delivered(["b", "unknown"])
         assert await transaction.pending_evidence(9) == [evidence("a"), evidence("c")]
 

@@ -71,11 +71,14 @@ async def test_a_long_queue_goes_batch_by_batch(desk: Desk, monkeypatch: pytest.
 
 
 async def test_one_policy_that_fails_does_not_hold_up_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evidence is handed over by policy; what fails stays, what succeeds goes."""
+    """Evidence is handed over by policy; what fails stays, what succeeds goes, however much of it is older."""
+    monkeypatch.setattr(closing, "MAX_GROUPS", 2)
     await desk.start()
-    await desk.open(*(OpenGroup(group_id=name, prompt_key=name, policy=name) for name in ("bad", "good")))
-    await desk.observe(bad=[1.0], good=[1.0])
-    await desk.close(bad=1, good=1)
+    older = [OpenGroup(group_id=name, prompt_key="bad", policy="bad") for name in ("b0", "b1", "b2")]
+    await desk.open(*older, OpenGroup(group_id="good", prompt_key="good", policy="good"))
+    await desk.observe(b0=[1.0], b1=[1.0], b2=[1.0], good=[1.0])
+    await desk.close(b0=1, b1=1, b2=1)
+    await desk.close(good=1)
     add = desk.priors.add_evidence
 
     async def picky(_: object, team: str, policy: str, rows: object) -> None:
@@ -85,7 +88,7 @@ async def test_one_policy_that_fails_does_not_hold_up_the_others(desk: Desk, mon
 
     monkeypatch.setattr(type(desk.priors), "add_evidence", picky)
     assert await desk.engine.deliver_evidence() == 1
-    assert await desk.waiting() == ["bad"]
+    assert await desk.waiting() == ["bad"] * 3
 
 
 async def test_an_answer_that_was_lost_after_delivery_is_harmless(desk: Desk) -> None:

@@ -7,14 +7,14 @@ Owns the engine's `Store` and `Transaction` ports on SQLite and PostgreSQL. Noth
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from pydantic import TypeAdapter
-from sqlalchemy import and_, delete, func, select, tuple_, update
+from sqlalchemy import and_, delete, func, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from rollout_budget.engine.ports import Evidence
+from rollout_budget.engine.ports import Evidence, PolicyOwner
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.errors import NotFound
 from rollout_budget.reliability import Reliability
@@ -142,9 +142,10 @@ class SqlTransaction:
         ]
         await self._connection.execute(insert(self._connection, outbox).on_conflict_do_nothing(), rows)
 
-    async def pending_evidence(self, most: int) -> list[Evidence]:
-        """Return the oldest undelivered evidence."""
-        query = select(outbox).order_by(outbox.c.entry_id).limit(most)
+    async def pending_evidence(self, most: int, without: Collection[PolicyOwner] = ()) -> list[Evidence]:
+        """Return the oldest undelivered evidence of all owners but those `without`."""
+        others = tuple_(outbox.c.team, outbox.c.policy).not_in(sorted(without)) if without else true()
+        query = select(outbox).where(others).order_by(outbox.c.entry_id).limit(most)
         return [
             Evidence(row.evidence_id, row.team, row.policy, EvidenceRow.model_validate_json(row.row))
             for row in await self._connection.execute(query)
