@@ -76,6 +76,6 @@ async def test_an_incomplete_export_is_refused(generator: InProcessGenerator, tm
 
 async def test_a_prompt_that_does_not_fit_the_model_is_refused(generator: InProcessGenerator) -> None:
     """As a server does, and with what to do about it: positions beyond the last were never learned."""
-    with pytest.raises(GenerationFailed, match="a prompt of 510 tokens leaves no room for 3 more .* 512 positions"):
+    with pytest.raises(GenerationFailed, match=r"a prompt of 510 tokens leaves no room for 3 more .* 512 positions"):
         await generator.generate((5,) * 510, count=1, sampling=Sampling(3), version=1, seed=1)
     assert await generator.generate((5,) * 509, count=1, sampling=Sampling(3), version=1, seed=1)

@@ -271,7 +271,7 @@ def _same_result(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_dropout_is_off_while_learning(tmp_path: Path, recompute: bool) -> None:
+def test_dropout_is_off_while_learning(tmp_path: Path, *, recompute: bool) -> None:
     """A model that was made with dropout scores the same tokens the same, in steps too, also where it recomputes."""
     tokenizer = load_tokenizer(make_policy(tmp_path))
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
@@ -286,7 +286,7 @@ def test_dropout_is_off_while_learning(tmp_path: Path, recompute: bool) -> None:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_recomputed_only_when_asked(policy: Path, recompute: bool) -> None:
+def test_activations_are_recomputed_only_when_asked(policy: Path, *, recompute: bool) -> None:
     """Decoder layers run once per step, or twice where they keep nothing."""
     with world("cpu", timeout_s=TIMEOUT_S) as where:
         learner = _learner(policy, where, activation_checkpointing=recompute)

@@ -117,7 +117,7 @@ async def test_a_seed_brings_the_same_samples_again(vllm: ServerProcess, pool: S
 
 async def test_another_version_is_refused(pool: ServerPool, tmp_path: Path) -> None:
     await publish(pool, tmp_path, 5, 5)
-    with pytest.raises(GenerationFailed, match="'5', not 4"):
+    with pytest.raises(GenerationFailed, match="'5', not '4'"):
         await pool.generate(PROMPTS[0], count=1, sampling=SAMPLING, version=4, seed=0)
     assert pool.counts.samples == 0
 

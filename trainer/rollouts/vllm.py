@@ -153,7 +153,7 @@ class VllmServer:
         try:
             if self._version != self.label(version):
                 await self._require(version)
-            answer = await self.call("POST", "/v1/completions", json=self._body(wanted))
+            answer = await self.call("POST", "/v1/completions", json=self._body(wanted), keep_alive=True)
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         except CallFailed:
             self.counts.failed += 1
@@ -205,7 +205,7 @@ class VllmServer:
                 self._looks_begun = needed
                 self._version = None
                 try:
-                    answer = await self.call("GET", "/weight_info", timeout_s=LOOK_S)
+                    answer = await self.call("GET", "/weight_info", timeout_s=LOOK_S, keep_alive=True)
                     self._version = str(answer["weight_version"])
                 finally:
                     self._looks_ended = needed
@@ -231,9 +231,13 @@ class VllmServer:
         *,
         json: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
+        keep_alive: bool = False,
         **query: str,
     ) -> Any:
         """Send one request and return its JSON answer (None where it has no body).
+
+        Rare requests get a connection of their own: vLLM closes the one that it has sent an error 500 on, and the next
+        request on it would be lost. `keep_alive` is for frequent ones.
 
         Raises:
             GenerationFailed: the server refuses the request itself (4xx).
@@ -241,8 +245,11 @@ class VllmServer:
             ServerUnusable: it cannot be reached, broke, or did not answer in time.
         """
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s, connect=CONNECT_S)
+        headers = None if keep_alive else {"Connection": "close"}
         try:
-            answer = await self._http.request(method, path, json=json, params=query or None, timeout=timeout)
+            answer = await self._http.request(
+                method, path, json=json, params=query or None, timeout=timeout, headers=headers
+            )
         except httpx.TransportError as error:
             raise ServerUnusable(f"{self.url}{path}: {error!r}") from error
         if answer.is_success:
