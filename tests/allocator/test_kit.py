@@ -1,0 +1,65 @@
+"""The kit that both services stand on: key files, database errors, metrics of requests."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from services.kit import http
+from services.kit.database import connect
+from services.kit.keys import ensure_file
+
+
+def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whoever asks again reads the same token; nothing else is left in the folder."""
+    path = tmp_path / "folder" / "admin.key"
+    token = ensure_file(path)
+    assert ensure_file(path) == token
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["", "\n", "short"])
+def test_g16_a_key_file_cut_short_is_refused(tmp_path: Path, content: str) -> None:
+    """An empty secret would be the secret of every request without a key."""
+    path = tmp_path / "admin.key"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="holds no token"):
+        ensure_file(path)
+
+
+async def test_database_errors_show_no_parameters(tmp_path: Path) -> None:
+    """A statement that fails is logged; what it was about may be a prompt."""
+    engine = connect(f"sqlite:///{tmp_path / 'x.db'}")
+    try:
+        with pytest.raises(DBAPIError) as raised:
+            async with engine.begin() as connection:
+                await connection.execute(text("INSERT INTO nowhere VALUES (:prompt)"), {"prompt": "a secret prompt"})
+    finally:
+        await engine.dispose()
+    assert "a secret prompt" not in str(raised.value)
+
+
+async def test_no_client_can_make_labels() -> None:
+    """Methods and paths of a client's invention share one label each."""
+    app, registry = FastAPI(), CollectorRegistry()
+
+    async def ready() -> None:
+        return None
+
+    http.install(app, registry=registry, ready=ready)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        for word in ("BREW", "WHEN"):
+            await client.request(word, "/livez")
+            await client.get(f"/{word}")
+        exposed = (await client.get("/metrics")).text
+    assert "BREW" not in exposed
+    assert "WHEN" not in exposed
+    assert 'method="other",route="/livez"' in exposed
