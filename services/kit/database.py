@@ -2,7 +2,8 @@
 
 Plain URLs are enough: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/NAME`; the asynchronous drivers are chosen here.
 SQLite runs in write-ahead mode with full synchronisation, so that what was acknowledged survives `kill -9`, and every
-transaction takes the write lock at its start (BEGIN IMMEDIATE), so that none fails half-way for want of it.
+transaction takes the write lock at its start (BEGIN IMMEDIATE), so that none fails half-way for want of it. Errors show
+statements without their parameters, which hold prompts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def connect(url: str) -> AsyncEngine:
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(
-            parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+            parsed.set(drivername="sqlite+aiosqlite"),
+            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+            hide_parameters=True,
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
@@ -47,6 +50,7 @@ def connect(url: str) -> AsyncEngine:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
+            hide_parameters=True,
         )
     raise ValueError(f"database URL {parsed.render_as_string()!r} names neither sqlite nor postgresql")
 
