@@ -20,6 +20,8 @@ from rollout_budget.wire import Health
 Readiness = Callable[[], Awaitable[str | None]]
 """Returns None when ready, otherwise what is missing."""
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods with a label of their own: a client may send any word as one."""
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From a cached lookup to the longest wait that a client's default deadline allows."""
 
@@ -57,7 +59,8 @@ class HttpMetrics:
             await self._app(scope, receive, watch)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            method = scope["method"] if route != "unmatched" else "other"
+            known = route != "unmatched" and scope["method"] in METHODS
+            method = scope["method"] if known else "other"
             self._requests.labels(method, route, str(status)).inc()
             self._seconds.labels(method, route).observe(time.perf_counter() - began)
 
