@@ -84,13 +84,15 @@ class EvidenceRow(Request):
 
 
 class EvidenceRequest(Request):
-    """Evidence rows of one policy; `scope` is stated when the policy is first seen and cannot change."""
+    """Evidence rows of one policy; a `scope` once stated cannot change."""
 
     rows: Annotated[list[EvidenceRow], Field(min_length=1, max_length=MAX_GROUPS)]
     prompts: Annotated[list[Prompt], Field(max_length=MAX_GROUPS)] = Field(
         default_factory=list, description="Texts of keys that were not registered before."
     )
-    scope: SharingScope = "private"
+    scope: SharingScope | None = Field(
+        default=None, description="Null leaves a policy's scope as it is; a new policy is then private."
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> EvidenceRequest:

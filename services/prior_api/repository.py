@@ -119,18 +119,18 @@ class Transaction:
 
     # Evidence
 
-    async def lock_policy(self, team: str, policy: str, scope: str, now: float) -> None:
-        """Make the policy if it is new, and hold its lock until the transaction ends.
+    async def lock_policy(self, team: str, policy: str, scope: str | None, now: float) -> None:
+        """Make the policy if it is new (private, if None), and hold its lock until the transaction ends.
 
         Raises:
-            Conflict: the policy has another scope.
+            Conflict: the policy has another scope than is stated.
         """
         table = schema.policies
-        new = {"team": team, "policy": policy, "scope": scope, "rows": 0, "created": now}
+        new = {"team": team, "policy": policy, "scope": scope or "private", "rows": 0, "created": now}
         await self._add_new(table, [new])
         query = select(table.c.scope).where(table.c.team == team, table.c.policy == policy).with_for_update()
         stated = (await self._connection.execute(query)).scalar_one()
-        if stated != scope:
+        if scope not in (None, stated):
             raise Conflict(f"policy {policy!r} was first stated as {stated}, not {scope}")
 
     async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:

@@ -113,6 +113,14 @@ async def test_shared_evidence_helps_others_and_stays_unreadable(client: httpx.A
     assert (await client.post("/v1/values", json=textless, headers=as_b)).json()["degraded"]
 
 
+async def test_evidence_without_a_scope_joins_the_policy_as_it_is(client: httpx.AsyncClient) -> None:
+    """The allocator states none: its rows must not be refused where the team has shared its policy."""
+    first = await client.post("/v1/policies/m/evidence", json={"rows": [ROW], "scope": "shared"})
+    second = await client.post("/v1/policies/m/evidence", json={"rows": [ROW | {"id": "r2"}]})
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert (await client.get("/v1/policies/m")).json()["scope"] == "shared"
+
+
 async def test_scope_cannot_change(client: httpx.AsyncClient) -> None:
     """A policy first stated as private refuses shared evidence and keeps what it had."""
     await client.post("/v1/policies/m/evidence", json={"rows": [ROW]})
