@@ -16,18 +16,28 @@ from typing import Any
 
 from rollout_budget.wire import PriorQuality
 from trainer.config import Config
-from trainer.errors import GenerationFailed
+from trainer.errors import ConfigError, GenerationFailed
 from trainer.evaluation import Evaluator
 from trainer.learner import checkpoint
 from trainer.learner.batch import Row, rows
 from trainer.learner.fsdp import world
 from trainer.learner.learner import Learner, StepStatistics
 from trainer.learner.ranks import Lead, follow, lead
-from trainer.metrics import Listener, Noticed, Phase, Started, StepMetrics, Stepped, Summary, listeners
+from trainer.metrics import (
+    Listener,
+    Noticed,
+    Phase,
+    Started,
+    StepMetrics,
+    Stepped,
+    Summary,
+    listeners,
+)
 from trainer.parts import Parts, connect
 from trainer.policy import encode_prompt, ensure_policy
+from trainer.progress import Progress
 from trainer.prompts import PromptSampler, StepSize
-from trainer.runs import CHECKPOINTS, WEIGHTS, declare, named, next_attempt, prepare
+from trainer.runs import CHECKPOINTS, WEIGHTS, declare, named, next_attempt, note_drawn, noted_drawn, prepare
 from trainer.types import RolloutGroup, Sampling
 from trainer.waves import Collector, StepStats
 from trainer.weights.check import TOLERANCE, check_logprobs
@@ -38,22 +48,6 @@ CHECKED_SAMPLES = 32
 """Completions whose log-probabilities are compared: a stale server shows in a single one."""
 
 Connect = Callable[[Config, Listener], AbstractAsyncContextManager[Parts]]
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a run has done so far; stored in checkpoints. The version of the weights is the number of steps."""
-
-    step: int = 0
-    groups: int = 0
-    rollouts: int = 0
-    saved: int = 0
-    evaluation_rollouts: int = 0
-    tokens: int = 0
-    elapsed_s: float = 0.0
-    accuracy_start: float | None = None
-    accuracy_end: float | None = None
-    mean_group: float | None = None
 
 
 def run_training(config: Config, *, on_event: Listener | None = None, connect: Connect = connect) -> Summary | None:
@@ -138,10 +132,22 @@ class Training:
             self.size.mean_group = state["mean_group"]
 
     async def train(self) -> Summary:
-        """Train until the run's limit of rollouts or steps, or until no budget is left."""
+        """Train until the run's limit of rollouts or steps, or until no budget is left.
+
+        Raises:
+            ConfigError: there is more to do, but the allocator has this run as finished.
+        """
         self._clock = time.monotonic() - self.progress.elapsed_s
         self._tell(Started(self.directory, self.config.method, self.progress.step, self.progress.rollouts))
-        await declare(self._parts.allocator, self.config, self.directory, used=self.progress.rollouts)
+        self._book(noted_drawn(self.directory))
+        before = self.progress.rollouts if self.config.allocator.url is None else 0
+        declared = await declare(self._parts.allocator, self.config, self.directory, used=before)
+        self._book(before + declared.usage.committed + declared.usage.overage)
+        if declared.status == "finished" and not self._is_over():
+            raise ConfigError(
+                f"run.id = {self.directory.name!r}: the allocator has this run as finished; give another run.id, with "
+                f"policy.path = '{self.directory / WEIGHTS}/v{self.progress.step}' to go on from its weights"
+            )
         await self._publish()
         if self.progress.step == 0:
             await self._measure_apart()
@@ -150,7 +156,8 @@ class Training:
             if not await self._step():
                 await self._end_early()
                 break
-        await self._parts.allocator.finish_run(self.directory.name)
+        ended = await self._parts.allocator.finish_run(self.directory.name)
+        self._book(before + ended.usage.committed + ended.usage.overage)
         summary = self._summary()
         self._tell(summary)
         return summary
@@ -168,11 +175,13 @@ class Training:
             if drawn.failed:
                 raise GenerationFailed(f"no rollouts for any of the step's prompts: {drawn.detail}")
             return False
+        note_drawn(self.directory, self.progress.rollouts + drawn.used)
         batch = rows(groups)
         with self._phase("learning"):
             self._check(groups)
             learned = self._team.step(batch)
-        self._count(drawn)
+        self.size.saw(drawn.groups, drawn.used)
+        self.progress.count(drawn)
         await self._publish()
         accuracy = await self._measure() if self._is_due(self.config.evaluation.every) else None
         quality = (await self._parts.allocator.get_run(self.directory.name)).prior
@@ -181,14 +190,10 @@ class Training:
         self._report(groups, drawn, learned, quality, accuracy)
         return True
 
-    def _count(self, drawn: StepStats) -> None:
-        self.size.saw(drawn.groups, drawn.used)
-        done = self.progress
-        done.step += 1
-        done.groups += drawn.groups
-        done.rollouts += drawn.used
-        done.saved += drawn.saved
-        done.tokens += drawn.tokens
+    def _book(self, drawn: int) -> None:
+        """Take the ledger's word for how many rollouts were drawn, where it knows of more."""
+        if lost := self.progress.book(drawn):
+            self._tell(Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from."))
 
     async def _publish(self) -> None:
         """Bring the learner's weights, as version `progress.step`, to whoever generates."""
@@ -246,7 +251,9 @@ class Training:
 
     async def _end_early(self) -> None:
         """Say why, and leave a measurement and a checkpoint as any other end does."""
-        self._tell(Noticed("The budget is used up: the allocator granted no rollout."))
+        held = (await self._parts.allocator.get_run(self.directory.name)).usage.reserved
+        left = f" {held} are held for groups that an earlier attempt left open, until their leases end." if held else ""
+        self._tell(Noticed(f"The budget is used up: the allocator granted no rollout.{left}"))
         await self._measure_apart()
         self._save()
 

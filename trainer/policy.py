@@ -217,6 +217,8 @@ def _make(settings: DemoPolicySection, demonstrations: Iterable[Problem], direct
 def _given(path: str) -> Path:
     local = Path(path).expanduser()
     if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise ConfigError(f"policy.path: {path!r} holds no Hugging Face model (there is no config.json)")
         return local
     try:
         return Path(snapshot_download(path))

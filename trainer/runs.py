@@ -1,7 +1,7 @@
 """A run's identity: its folder, its declaration to the allocator, and whether a configuration is that of an earlier attempt.
 
 Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `attempt`,
-`declared.json`.
+`drawn`, `declared.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from rollout_budget.client.base import Allocator
-from rollout_budget.wire import RunLimits, RunPatch, RunSpec
+from rollout_budget.wire import Run, RunLimits, RunPatch, RunSpec
 from trainer.config import Config, Section
 from trainer.errors import ConfigError
 from trainer.metrics import CONFIG_FILE, read_config
@@ -20,6 +20,7 @@ from trainer.metrics import CONFIG_FILE, read_config
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 ATTEMPT_FILE = "attempt"
+DRAWN_FILE = "drawn"
 DECLARED_FILE = "declared.json"
 FIXED = ("task", "policy", "allocator")
 """Sections that must stay as they were when a run goes on: with others it would be another run under the same name."""
@@ -35,7 +36,7 @@ def prepare(config: Config) -> Path:
     """
     name = config.run.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     directory = config.run.output_dir / name
-    if (directory / CONFIG_FILE).is_file():
+    if (directory / ATTEMPT_FILE).is_file():
         _require_same(read_config(directory), config, directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / CONFIG_FILE, config.model_dump_json(indent=1))
@@ -53,6 +54,17 @@ def next_attempt(directory: Path) -> int:
     attempt = int(path.read_text(encoding="utf-8")) + 1 if path.is_file() else 0
     write_atomically(path, str(attempt))
     return attempt
+
+
+def note_drawn(directory: Path, rollouts: int) -> None:
+    """Remember how many rollouts the run has drawn, as soon as they are: an allocator in this process forgets them."""
+    write_atomically(directory / DRAWN_FILE, str(rollouts))
+
+
+def noted_drawn(directory: Path) -> int:
+    """Return how many rollouts all attempts so far have drawn."""
+    path = directory / DRAWN_FILE
+    return int(path.read_text(encoding="utf-8")) if path.is_file() else 0
 
 
 def run_spec(config: Config, directory: Path) -> RunSpec:
@@ -74,8 +86,10 @@ def run_spec(config: Config, directory: Path) -> RunSpec:
     )
 
 
-async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int) -> None:
-    """Tell the allocator of the run; a service is told on every attempt what it was told on the first, then what changed.
+async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int) -> Run:
+    """Tell the allocator of the run, and return what it knows of it.
+
+    A service is told on every attempt what it was told on the first, then what changed.
 
     Args:
         allocator: a service, which remembers, or one in this process, which was born with this attempt.
@@ -87,14 +101,14 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
     if config.allocator.url is None:
         limit = spec.limits.rollouts
         left = spec.limits if limit is None else RunLimits(rollouts=max(0, limit - used))
-        await allocator.create_run(spec.model_copy(update={"limits": left}))
-        return
+        return await allocator.create_run(spec.model_copy(update={"limits": left}))
     path = directory / DECLARED_FILE
     first = RunSpec.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else spec
     write_atomically(path, first.model_dump_json(indent=1))
-    await allocator.create_run(first)
-    if spec.limits != first.limits:
-        await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
+    run = await allocator.create_run(first)
+    if spec.limits != run.spec.limits:
+        return await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
+    return run
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -4,6 +4,9 @@ Owns the order of calls and the overlap of groups; decides nothing: how many rol
 from them is the allocator's answer. Groups do not wait for each other. As soon as a wave is graded its group reports;
 reports that come while a call to the allocator is under way gather and go with the next one.
 
+A seed fixes which samples are drawn where the generator honours seeds, but not which reports share a call. Decisions of
+one call are made from the same record of the prior, so baselines of two runs of one seed may differ a little.
+
 Leases are long (`LEASE_S`) and each report renews them, so no heartbeat is sent. If `collect` is cancelled or raises,
 its groups stay open until their leases end; calling it again with the same step and attempt opens the same groups.
 """
@@ -290,6 +293,11 @@ def group_id(step: int, key: str) -> str:
 
 
 def wave_seed(seed: int, group: str, attempt: int, wave: int) -> int:
-    """Return a wave's own seed, in [0, 2^62): servers count up from it for its samples, so waves must lie far apart."""
+    """Return a wave's own seed, in [0, 2^62): servers count up from it for its samples, so waves must lie far apart.
+
+    The attempt is part of it. A step that is drawn anew after a restart draws other samples (the same ones at each
+    repetition of that attempt), because the prior may have learned from the first ones: drawn again, they would meet a
+    baseline that was fitted to their own outcomes. The ledger books both, as groups of two attempts.
+    """
     digest = hashlib.sha256(f"{seed}/{group}/{attempt}/{wave}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2

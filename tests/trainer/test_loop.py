@@ -14,7 +14,7 @@ import pytest
 from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import OpenAnswer, OpenRequest
-from tests.trainer.tiny import SHAPE
+from tests.trainer.tiny import SHAPE, make_policy
 from trainer import rewards, tasks
 from trainer.config import Config, load
 from trainer.errors import ConfigError, GenerationFailed, WeightUpdateFailed
@@ -184,6 +184,62 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:
     assert [row.model_dump(include=told) for row in rows[:3]] == [row.model_dump(include=told) for row in expected[:3]]
     assert summary.rollouts == rows[-1].rollouts_total == sum(row.rollouts for row in rows)
     assert (summary.directory / "attempt").read_text() == "1"
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_rollouts_after_the_last_checkpoint_stay_booked(tmp_path: Path, cache: Path, *, remembers: bool) -> None:
+    """Step 3 is closed, then the run is killed: drawn again after the restart, it costs its rollouts twice (G24)."""
+    changes = ["run.rollouts=40", "checkpoint.every=2", "evaluation.every=0"]
+    changes += ["allocator.url=http://a.service.that.remembers"] if remembers else []
+    killed = Wiring()
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Stepped) and event.metrics.step == 3:
+            raise _Killed
+
+    killed.told = _Hearing(kill)
+    with pytest.raises(_Killed):
+        killed.train(tmp_path, cache, *changes)
+    lost = killed.ledger.sync().get_run("run").usage.committed - _checkpointed(tmp_path / "run")
+    again = Wiring()
+    if remembers:
+        again.allocator = again.ledger = killed.ledger
+    summary = again.train(tmp_path, cache, *changes)
+    assert Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from.") in again.told
+    drawn = sum(generator.counts.samples for wiring in (killed, again) for generator in wiring.generators)
+    assert summary.rollouts == drawn - summary.evaluation_rollouts == 40
+    assert summary.rollouts_saved == 16 * sum(row.groups for row in read_metrics(summary.directory)) - 40
+
+
+def _checkpointed(directory: Path) -> int:
+    (state,) = directory.glob("checkpoints/step-*/state.json")
+    rollouts: int = json.loads(state.read_text())["progress"]["rollouts"]
+    return rollouts
+
+
+def test_a_finished_run_says_how_to_go_on(tmp_path: Path, cache: Path) -> None:
+    """An allocator that remembers takes no more groups of it; asked for no more, it just ends again."""
+    wiring = Wiring()
+    service = "allocator.url=http://a.service.that.remembers"
+    wiring.train(tmp_path, cache, "run.steps=1", service)
+    assert wiring.train(tmp_path, cache, "run.steps=1", service).steps == 1
+    with pytest.raises(ConfigError, match=r"has this run as finished; give another run\.id, with policy\.path"):
+        wiring.train(tmp_path, cache, "run.steps=2", service)
+
+
+def test_a_run_that_never_began_binds_nobody(tmp_path: Path, cache: Path) -> None:
+    """Settings that turned out to be wrong before anything was drawn may be mended under the same id."""
+    lines = tmp_path / "problems.jsonl"
+    with pytest.raises(ConfigError, match="cannot read"):
+        Wiring().train(
+            tmp_path,
+            cache,
+            "run.steps=1",
+            f"policy.path={make_policy(tmp_path / 'policy')}",
+            "task.name=jsonl",
+            f"task.jsonl.path={lines}",
+        )
+    assert Wiring().train(tmp_path, cache, "run.steps=1").steps == 1
 
 
 class _Killed(Exception):

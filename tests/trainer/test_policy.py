@@ -100,6 +100,9 @@ def test_the_warm_up_teaches() -> None:
 def test_a_folder_is_taken_as_it_is_and_nonsense_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`policy.path` as a folder; as neither folder nor model, one line says so."""
     (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="holds no Hugging Face model"):
+        ensure_policy(load(None, [f"policy.path={tmp_path / 'mine'}"]))
+    (tmp_path / "mine" / "config.json").touch()
     assert ensure_policy(load(None, [f"policy.path={tmp_path / 'mine'}"])) == tmp_path / "mine"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"policy.path: 'not/a/model' is neither a folder nor a model") as caught:

@@ -219,3 +219,4 @@ def test_seeds_follow_from_what_names_a_wave(seed: int, group: str, attempt: int
     assert wave_seed(seed, group, attempt, wave) == wave_seed(seed, group, attempt, wave)
     assert 0 <= wave_seed(seed, group, attempt, wave) < 2**62
     assert wave_seed(seed, group, attempt, wave) != wave_seed(seed, group, attempt, wave + 1)
+    assert wave_seed(seed, group, attempt, wave) != wave_seed(seed, group, attempt + 1, wave)
