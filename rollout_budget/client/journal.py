@@ -245,11 +245,14 @@ class Journal:
         return self._runs[run_id]
 
     def opened(self, run_id: str, request: OpenRequest, answers: Sequence[OpenedGroup], *, known: bool) -> None:
-        """Remember groups with the service's answers (`known`), or with our own."""
-        live = self.run(run_id).live
+        """Remember groups with the service's answers (`known`), or with our own; a repeated opening changes nothing."""
+        state = self.run(run_id)
         for group, answer in zip(request.groups, answers, strict=True):
+            key = Key.of(group)
+            if (known and key in state.closed) or state.entry(key).opening is not None:
+                continue
             held = answer.grant if known else 0
-            live[Key.of(group)] = Entry(group, request.lease_s, answer, known=known, local=not known, held=held)
+            state.live[key] = Entry(group, request.lease_s, answer, known=known, local=not known, held=held)
 
     def observed(
         self, run_id: str, groups: Sequence[ObserveGroup], decisions: Sequence[Decision], *, told: bool

@@ -62,6 +62,7 @@ DEADLINE_S = 30.0
 """Longest wait for one answer, retries included: a fraction of a training step of any size."""
 PROBE_DEADLINE_S = 3.0
 """Longest wait for a service that was away: a healthy one answers in milliseconds."""
+OPENED_HERE = "opened here while the allocator was away"
 
 _log = logging.getLogger("rollout_budget.client")
 
@@ -158,16 +159,21 @@ class ResilientAllocator:
         """Open groups: the service's priors and grants, or the first wave of the run's rules."""
         state = self._journal.run(run_id)
         await self._catch_up()
-        answer = await self._ask(partial(self._client.open, run_id, request)) if state.known else None
+        theirs = [
+            group for group in request.groups if not (state.was_opened(group) and state.entry(Key.of(group)).local)
+        ]
+        asked = request.model_copy(update={"groups": theirs})
+        answer = await self._ask(partial(self._client.open, run_id, asked)) if theirs and state.known else None
         if answer is not None:
-            self._journal.opened(run_id, request, answer.groups, known=True)
-            return answer
+            self._journal.opened(run_id, asked, answer.groups, known=True)
+            if len(theirs) == len(request.groups):
+                return answer
         fresh = [group for group in request.groups if not state.was_opened(group)]
         ours = self._memories[run_id].open(fresh, request.lease_s)
         self._journal.opened(run_id, request.model_copy(update={"groups": fresh}), ours, known=False)
         opened = [state.entry(Key.of(group)).opened for group in request.groups]
         groups = [group for group in opened if group is not None]
-        return self._here(OpenAnswer(groups=groups, degraded=True, detail=self.fallback_reason))
+        return self._here(OpenAnswer(groups=groups, degraded=True, detail=self.fallback_reason or OPENED_HERE))
 
     async def observe(self, run_id: str, request: ObserveRequest) -> ObserveAnswer:
         """Send all outcomes so far: the service's decisions, or the end of groups that cannot ask it."""

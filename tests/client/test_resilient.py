@@ -55,6 +55,37 @@ async def test_groups_finish_within_what_they_hold() -> None:
     assert await booked(house) == (4 + more, 0)
 
 
+async def test_a_group_opened_here_stays_so_when_its_opening_is_repeated() -> None:
+    """The service is back and would give another prior: the group keeps the one that it was opened with."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    first = await house.allocator.open(SPEC.run_id, opening("a"))
+    house.service.return_()
+    await house.allocator.flush()
+    again = await house.allocator.open(SPEC.run_id, opening("a", "b"))
+    assert again.groups[0] == first.groups[0]
+    assert again.groups[1].reason == "first_wave"
+    assert again.degraded
+    decision = (await house.allocator.observe(SPEC.run_id, observing(a=4))).groups[0]
+    assert decision.reason == "local_fallback"
+    await house.allocator.close(SPEC.run_id, closing(a=4, b=0))
+    assert await booked(house) == (4, 0)
+
+
+async def test_an_opening_that_is_repeated_forgets_nothing() -> None:
+    """What was granted and observed since the first time is still known when the service dies."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    await house.allocator.open(SPEC.run_id, opening("a"))
+    more = (await house.allocator.observe(SPEC.run_id, observing(a=4))).groups[0].more
+    await house.allocator.open(SPEC.run_id, opening("a"))
+    house.service.die()
+    answer = await house.allocator.close(SPEC.run_id, closing(a=4))
+    assert more > 0
+    assert (answer.groups[0].committed, answer.groups[0].released) == (4, more)
+
+
 async def test_rollouts_beyond_a_lease_that_ran_out_are_overage() -> None:
     house = House()
     await house.allocator.create_run(SPEC)
