@@ -251,7 +251,7 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Confi
 
     Args:
         path: a TOML file; None takes the defaults.
-        overrides: `section.field=value` with a TOML value (`learner.lr=1e-3`, `task.levels=[1, 2]`); what is no TOML
+        overrides: `section.field=value` with a TOML value (`learner.lr=1e-3`, `task.arithmetic.levels=[1, 2]`); what is no TOML
             value is taken as a string.
 
     Raises:

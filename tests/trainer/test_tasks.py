@@ -65,11 +65,11 @@ def test_levels_share_evenly_and_a_small_level_leaves_its_rest_to_the_others() -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "task.size"),
-        ({"levels": []}, "task.levels"),
-        ({"levels": [0]}, "task.levels"),
+        ({"size": 0}, "task.arithmetic.size"),
+        ({"levels": []}, "task.arithmetic.levels"),
+        ({"levels": [0]}, "task.arithmetic.levels"),
         ({"levels": [1], "size": 150, "held_out_size": 50}, "do not fit"),
-        ({"digits": 3}, "task.digits: arithmetic has no such option"),
+        ({"digits": 3}, "task.arithmetic.digits: arithmetic has no such option"),
     ],
 )
 def test_bad_options_are_configuration_errors(options: dict[str, Any], message: str) -> None:
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_used_is_said(tmp_path: Path, content: bytes | Non
     path = tmp_path / "a.jsonl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"task\.path"):
+    with pytest.raises(ConfigError, match=r"task\.jsonl\.path"):
         Jsonl(str(path))
 
 

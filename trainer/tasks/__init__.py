@@ -27,9 +27,9 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Task:
         ConfigError: no task or no option of that name, or a value that the task refuses.
     """
     if name not in TASKS:
-        raise ConfigError(f"task: {name!r} is none of {', '.join(TASKS)}")
+        raise ConfigError(f"task.name: {name!r} is none of {', '.join(TASKS)}")
     known = [field.name for field in fields(TASKS[name]) if field.init]
     for option in options or {}:
         if option not in known:
-            raise ConfigError(f"task.{option}: {name} has no such option, only {', '.join(known)}")
+            raise ConfigError(f"task.{name}.{option}: {name} has no such option, only {', '.join(known)}")
     return TASKS[name](**(options or {}))

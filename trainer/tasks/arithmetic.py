@@ -43,9 +43,9 @@ class Arithmetic:
     def __post_init__(self) -> None:
         levels = sorted(set(self.levels))
         if not levels or levels[0] < 1 or levels[-1] > MAX_LEVEL:
-            raise ConfigError(f"task.levels: {list(self.levels)} must name digits between 1 and {MAX_LEVEL}")
+            raise ConfigError(f"task.arithmetic.levels: {list(self.levels)} must name digits between 1 and {MAX_LEVEL}")
         if self.size < 1 or self.held_out_size < 0:
-            raise ConfigError("task.size must be at least 1 and task.held_out_size at least 0")
+            raise ConfigError("task.arithmetic.size must be at least 1 and task.arithmetic.held_out_size at least 0")
         object.__setattr__(self, "levels", tuple(levels))
         self._sets  # noqa: B018 - a pool that does not fit its levels is refused here, not in the middle of a run
 

@@ -48,9 +48,9 @@ class Jsonl:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.held_out_share < 1.0:
-            raise ConfigError(f"task.held_out_share: {self.held_out_share} must lie in [0, 1)")
+            raise ConfigError(f"task.jsonl.held_out_share: {self.held_out_share} must lie in [0, 1)")
         if not self.train():
-            raise ConfigError(f"task.path: {self.path} leaves no problem to train on")
+            raise ConfigError(f"task.jsonl.path: {self.path} leaves no problem to train on")
 
     def train(self) -> Sequence[Problem]:
         """Return the training pool, in the order of the file."""
@@ -89,7 +89,7 @@ class Jsonl:
                         where = f"{path} line {number}"
                         yield where, self._problem(line, where)
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"task.path: cannot read {path}: {error}") from error
+            raise ConfigError(f"task.jsonl.path: cannot read {path}: {error}") from error
 
     def _problem(self, line: str, where: str) -> Problem:
         try:
