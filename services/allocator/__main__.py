@@ -42,7 +42,7 @@ def openapi() -> str:
 
 
 def _serve(settings: Settings) -> None:
-    serve.run(create_app(settings), host=settings.host, port=settings.port)
+    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=settings.mode == "production")
 
 
 def _migrate(settings: Settings) -> None:

@@ -37,7 +37,6 @@ class Service:
         self.metrics = metrics
         self.database = Database(connect(settings.url))
         self.store = SqlStore(self.database, self._committed)
-        self.draining = False
         self._given_priors = priors
         self._once: set[str] = set()
 
@@ -59,15 +58,12 @@ class Service:
             try:
                 yield
             finally:
-                self.draining = True
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def missing(self) -> str | None:
         """Return why the service is not ready, None if it is."""
-        if self.draining:
-            return "the service is stopping"
         async with self.database.transaction() as connection:
             return None if await migrate.is_current(connection) else "the database is not at the newest migration"
 

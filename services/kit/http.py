@@ -1,7 +1,8 @@
 """HTTP metrics and the operational routes: `/livez`, `/readyz`, `/healthz`, `/metrics`.
 
 Labels are route templates and statuses only; a path that matches no route is counted as `unmatched`, never by itself.
-`/livez` says that the process runs and touches nothing else; `/readyz` asks the service.
+`/livez` says that the process runs and touches nothing else; `/readyz` asks the service, until it is about to stop
+(`app.state.draining`, see `serve`).
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def install(app: FastAPI, *, registry: CollectorRegistry, ready: Readiness) -> N
         return Health(status="ok")
 
     async def readyz(response: Response) -> Health:
-        missing = await ready()
+        draining = getattr(app.state, "draining", False)
+        missing = "the service is stopping" if draining else await ready()
         if missing is None:
             return Health(status="ok")
         response.status_code = 503

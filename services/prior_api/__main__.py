@@ -47,7 +47,7 @@ def _serve() -> int:
         sys.stderr.write(f"services.prior_api: {faults(error)}\n")
         return 2
     logs.configure()
-    serve.run(create_app(settings), host=settings.host, port=settings.port)
+    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=settings.mode == "production")
     return 0
 
 

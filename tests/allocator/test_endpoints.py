@@ -135,6 +135,6 @@ async def test_probes_need_no_key_and_readiness_asks_the_database(allocator: Run
     """Livez always answers; readyz turns false when the service drains."""
     for path in ("/livez", "/healthz", "/readyz", "/metrics", "/openapi.json"):
         assert (await allocator.http.get(path)).status_code == 200
-    allocator.service.draining = True
+    allocator.app.state.draining = True
     assert (await allocator.http.get("/readyz")).status_code == 503
     assert (await allocator.http.get("/livez")).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from services.kit import http
 from services.kit.database import connect
 from services.kit.keys import ensure_file
+from services.kit.serve import Server
 
 
 def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -63,3 +65,32 @@ async def test_no_client_can_make_labels() -> None:
     assert "BREW" not in exposed
     assert "WHEN" not in exposed
     assert 'method="other",route="/livez"' in exposed
+
+
+async def test_g21_readyz_turns_false_while_connections_are_still_accepted() -> None:
+    """Balancers see that the service is about to go before it goes."""
+    app = FastAPI()
+
+    async def ready() -> None:
+        return None
+
+    http.install(app, registry=CollectorRegistry(), ready=ready)
+    server = Server(app, host="127.0.0.1", port=0, notice_s=1.0)
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(30):
+        while not server.started:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/readyz"
+        assert await _status(url) == 200
+        server.should_exit = True
+        while (status := await _status(url)) == 200:
+            pass
+        assert status == 503
+        await serving
+    with pytest.raises(httpx.ConnectError):
+        await _status(url)
+
+
+async def _status(url: str) -> int:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(url)).status_code
