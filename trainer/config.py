@@ -199,7 +199,6 @@ class CheckpointSection(Section):
 class WeightsSection(Section):
     """How new weights reach the servers."""
 
-    backend: Literal["fs", "disk"] = "fs"
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: PositiveInt = 2
     check: bool = True

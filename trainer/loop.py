@@ -20,7 +20,7 @@ from trainer.errors import ConfigError, GenerationFailed
 from trainer.evaluation import Evaluator
 from trainer.learner import checkpoint
 from trainer.learner.batch import Row, rows
-from trainer.learner.fsdp import world
+from trainer.learner.fsdp import World, world
 from trainer.learner.learner import Learner, StepStatistics
 from trainer.learner.ranks import Lead, follow, lead
 from trainer.metrics import (
@@ -63,7 +63,10 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
         TrainerError: rollouts or weights failed beyond what can be borne; the last checkpoint stands.
     """
     with world(config.learner.device, timeout_s=config.learner.collective_timeout_s) as where:
-        directory, policy = where.broadcast((prepare(config), ensure_policy(config)) if where.leads else None)
+        start = _start(config, where)
+        if start is None:
+            return None
+        directory, policy = start
         config = named(config, directory.name)
         learner = Learner(policy, config.learner, where, seed=config.run.seed, temperature=config.rollouts.temperature)
         if not where.leads:
@@ -72,6 +75,16 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
         with lead(learner, where) as team:
             others = [] if on_event is None else [on_event]
             return asyncio.run(_run(Run(config, directory, learner, team), others, connect))
+
+
+def _start(config: Config, where: World) -> tuple[Path, Path] | None:
+    """Return the run's folder and the policy's; None where rank 0 failed to make them, which alone says why."""
+    start = None
+    try:
+        start = (prepare(config), ensure_policy(config)) if where.leads else None
+    finally:
+        start = where.broadcast(start)
+    return start
 
 
 @dataclass(frozen=True, slots=True)

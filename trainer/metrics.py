@@ -179,8 +179,7 @@ def listeners(config: Config, directory: Path, step: int, others: Sequence[Liste
     asked = config.logging
     with ExitStack() as stack:
         everyone = [*others, stack.enter_context(_json_lines(directory, step))]
-        if asked.progress:
-            everyone.append(stack.enter_context(progress_bar(config)))
+        everyone.append(stack.enter_context(progress_bar(config)) if asked.progress else _plainly)
         if asked.tensorboard:
             everyone.append(stack.enter_context(_tensorboard(directory)))
         if asked.wandb:
@@ -209,6 +208,12 @@ def _json_lines(directory: Path, step: int) -> Iterator[Listener]:
                 (directory / SUMMARY_FILE).write_text(json.dumps(record, default=str, indent=1), encoding="utf-8")
 
         yield write
+
+
+def _plainly(event: Event) -> None:
+    """Say on standard error what a user should know, where there is no bar to say it above."""
+    if isinstance(event, Noticed):
+        Console(stderr=True, soft_wrap=True).print(event.text, markup=False, highlight=False)
 
 
 @contextmanager

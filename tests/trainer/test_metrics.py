@@ -107,3 +107,11 @@ def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
     """A report of a run that goes on sees whole steps only."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "version": 1}\n{"step": 2, "ver')
     assert [row.step for row in read_metrics(tmp_path)] == [1]
+
+
+def test_notices_are_said_without_a_bar_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run in a batch job has no bar; that its allocator went away must be read somewhere."""
+    with listeners(load(None, ["logging.progress=false"]), tmp_path, 0) as tell:
+        tell(Phase(1, "rollouts"))
+        tell(Noticed("allocator [gone]: away"))
+    assert capsys.readouterr().err == "allocator [gone]: away\n"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tests.trainer.tiny import make_rows
+from trainer.config import load
+from trainer.errors import ConfigError
 from trainer.learner.fsdp import World
 from trainer.learner.learner import Learner, StepStatistics
 from trainer.learner.ranks import follow, lead
+from trainer.loop import run_training
 
 
 class _Wire:
@@ -18,6 +24,7 @@ class _Wire:
 
     def __init__(self, sent: deque[Any] | None = None) -> None:
         self.plays = sent is not None
+        self.leads = not self.plays
         self.sent = sent if sent is not None else deque()
 
     def broadcast(self, value: Any = None) -> Any:
@@ -74,3 +81,22 @@ def test_an_error_inside_a_call_sends_nothing_more() -> None:
     with pytest.raises(RuntimeError, match="out of memory"), lead(*_as(_Learner(fails=True), wire)) as team:
         team.step(make_rows(1))
     assert [message[0] for message in wire.sent] == ["step"]
+
+
+def test_what_rank_0_cannot_start_the_others_leave_in_silence(tmp_path: Path) -> None:
+    """The error is said once, where it can be said in one line; a second rank would add pages to it."""
+    config = load(None, [f"run.output_dir={tmp_path}", "policy.path=not/a/model/at/all"])
+    wire = _Wire()
+    with pytest.raises(ConfigError, match=r"policy\.path"), _joined(wire):
+        run_training(config)
+    assert list(wire.sent) == [None]
+    with _joined(_Wire(wire.sent)):
+        assert run_training(config) is None
+
+
+@contextmanager
+def _joined(wire: _Wire) -> Iterator[None]:
+    """Let `run_training` meet this wire as its world."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.loop.world", lambda *_, **__: nullcontext(wire))
+        yield
