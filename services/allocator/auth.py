@@ -17,9 +17,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from rollout_budget.errors import Unauthorized
 from services.allocator.database.directory import Directory
-from services.allocator.database.session import Database
 from services.allocator.errors import Forbidden
 from services.kit.keys import PREFIX, digest
+from services.kit.session import Database
 
 Permission = Literal["read", "write", "admin"]
 PERMISSIONS: Mapping[str, frozenset[Permission]] = {

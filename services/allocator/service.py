@@ -13,7 +13,6 @@ from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auth import Door
 from services.allocator.database import migrate
 from services.allocator.database.directory import Directory
-from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore, SqlTransaction
 from services.allocator.errors import InFlight
 from services.allocator.metrics import MAX_RUNS, Metrics
@@ -22,6 +21,7 @@ from services.allocator.settings import Settings
 from services.allocator.workers import Worker
 from services.kit.database import connect
 from services.kit.keys import ensure_file
+from services.kit.session import Database
 
 DEFAULT_TEAM = "default"
 """The team of the embedded mode: what a single user of one machine needs."""

@@ -12,13 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Table, case, cast, func, literal, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rollout_budget.errors import Conflict, NotFound, Unavailable
+from rollout_budget.errors import Conflict, NotFound
 from rollout_budget.wire import EvidenceRow
+from services.kit.session import Database, insert
 from services.prior_api import schema
 from services.prior_api.records import Cell, Level, Policy, Scores, Text
 
@@ -33,6 +31,7 @@ class Repository:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._database = Database(engine)
 
     async def create_tables(self) -> None:
         """Make what is missing."""
@@ -52,11 +51,8 @@ class Repository:
         Raises:
             Unavailable: the database cannot be reached, or a lock was not had in time.
         """
-        try:
-            async with self._engine.begin() as connection:
-                yield Transaction(connection)
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise Unavailable("the database did not answer in time") from error
+        async with self._database.transaction() as connection:
+            yield Transaction(connection)
 
 
 class Transaction:
@@ -65,12 +61,9 @@ class Transaction:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        return postgresql.insert(table) if self._connection.dialect.name == "postgresql" else sqlite.insert(table)
-
     async def _add_new(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
-            await self._connection.execute(self._insert(table).on_conflict_do_nothing(), rows)
+            await self._connection.execute(insert(self._connection, table).on_conflict_do_nothing(), rows)
 
     # Prompts and features
 
@@ -155,7 +148,7 @@ class Transaction:
                 row.model_dump() | {"team": team, "policy": policy, "given": given.get((row.version, row.key))}
                 for row in new
             ]
-            await self._connection.execute(self._insert(table), bodies)
+            await self._connection.execute(insert(self._connection, table), bodies)
             owner = update(schema.policies).where(schema.policies.c.team == team, schema.policies.c.policy == policy)
             await self._connection.execute(owner.values(rows=schema.policies.c.rows + len(new)))
         return new
@@ -173,7 +166,7 @@ class Transaction:
     async def add_levels(self, team: str, policy: str, levels: Sequence[Level]) -> None:
         """Add to the sums of each version. The policy's lock is held."""
         table = schema.versions
-        statement = self._insert(table)
+        statement = insert(self._connection, table)
         sums = {name: table.c[name] + statement.excluded[name] for name in Level.__slots__ if name != "version"}
         upsert = statement.on_conflict_do_update(index_elements=["team", "policy", "version"], set_=sums)
         rows = [
@@ -185,7 +178,7 @@ class Transaction:
 
     async def give(self, team: str, policy: str, version: int, values: Mapping[str, float]) -> None:
         """Remember the value last given for each key, to be scored when evidence comes."""
-        statement = self._insert(schema.given)
+        statement = insert(self._connection, schema.given)
         upsert = statement.on_conflict_do_update(
             index_elements=["team", "policy", "version", "key"], set_={"value": statement.excluded.value}
         )

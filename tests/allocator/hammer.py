@@ -7,9 +7,9 @@ import sys
 
 from rollout_budget.errors import Unavailable
 from rollout_budget.ledger.base import Account, Ask
-from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
 from services.kit.database import connect
+from services.kit.session import Database
 
 TASKS = 8
 

@@ -17,9 +17,9 @@ import pytest
 from rollout_budget.client import AllocatorClient, Retries
 from rollout_budget.errors import RolloutBudgetError
 from rollout_budget.wire import CloseGroup, CloseRequest, OpenedGroup, OpenGroup, OpenRequest, RunSpec
-from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
 from services.kit.database import connect
+from services.kit.session import Database
 
 pytestmark = pytest.mark.services
 START_TIMEOUT_S = 60.0

@@ -14,11 +14,11 @@ from sqlalchemy.exc import DatabaseError
 from rollout_budget.errors import NotFound, Unavailable
 from rollout_budget.ledger.base import Account, Ask, Settlement
 from rollout_budget.wire import RunLimits, TeamLimits
-from services.allocator.database import session
-from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
 from services.allocator.database.tables import accounts, entries
+from services.kit import session
 from services.kit.database import connect
+from services.kit.session import Database
 from tests.allocator.databases import fresh_postgres
 
 WRITERS = 64

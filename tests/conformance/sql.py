@@ -14,11 +14,11 @@ from rollout_budget.client.base import Allocator
 from rollout_budget.engine.ports import Store
 from rollout_budget.wire import CloseAnswer, CloseRequest, KeyCreate, TeamCreate
 from services.allocator.app import create_app
-from services.allocator.database.session import Database
 from services.allocator.database.store import SqlStore
 from services.allocator.service import Service
 from services.allocator.settings import Settings
 from services.kit.database import connect
+from services.kit.session import Database
 from tests.allocator.databases import fresh_postgres, fresh_sqlite
 from tests.conformance.implementations import ALLOCATORS, STORES, World
 

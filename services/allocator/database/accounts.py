@@ -17,8 +17,8 @@ from rollout_budget.ledger.base import Account
 from rollout_budget.ledger.books import TOTAL, Counts, Scope
 from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.database.clock import now_s
-from services.allocator.database.session import insert
 from services.allocator.database.tables import accounts
+from services.kit.session import insert
 
 DAY, MONTH, STEP = "day:", "month:", "step:"
 """Spans of the rows whose limits new days, months and steps copy."""

@@ -21,9 +21,9 @@ from rollout_budget.errors import Conflict, NotFound
 from rollout_budget.wire import Key, KeyCreate, KeySecret, Team, TeamCreate
 from services.allocator.database.clock import now_s
 from services.allocator.database.ledger import SqlLedger
-from services.allocator.database.session import insert
 from services.allocator.database.tables import idempotency, keys, teams
 from services.kit.keys import PREFIX, digest
+from services.kit.session import insert
 
 KEY_ID_BYTES = 8
 """Random bytes of a key's public name: no two of a billion keys share one."""

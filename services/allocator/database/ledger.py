@@ -29,8 +29,8 @@ from services.allocator.database.accounts import Accounts, scopes
 from services.allocator.database.audit import audit
 from services.allocator.database.clock import now_s
 from services.allocator.database.reports import Reports, as_reservation, digest
-from services.allocator.database.session import chunks
 from services.allocator.database.tables import entries, reservations
+from services.kit.session import chunks
 
 RESOLVE = (
     update(reservations)

@@ -20,8 +20,8 @@ from rollout_budget.errors import NotFound
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import EvidenceRow, RunSpec
 from services.allocator.database.ledger import SqlLedger
-from services.allocator.database.session import Database, chunks, insert
 from services.allocator.database.tables import groups, outbox, runs
+from services.kit.session import Database, chunks, insert
 
 _GROUP = TypeAdapter(GroupRecord)
 
