@@ -6,7 +6,7 @@ not depend on the order in which it came. The prior service offers the same amon
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +19,9 @@ HALF_LIFE_VERSIONS = 64.0
 last meeting should still speak while the one before it fades."""
 MEAN_STRENGTH = 2.0
 """Pseudo-rollouts that the running mean counts for: Laplace's rule, as for a run that knows nothing of its prior."""
+
+REMEMBERED_ROWS = 2**18
+"""Ids by which a repeated row is known, the newest: a row comes again with the next delivery or not at all."""
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ class HistoryPrior:
     def __init__(self) -> None:
         self._prompts: defaultdict[tuple[str, str, str], Tally] = defaultdict(Tally)
         self._policies: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
-        self._seen: set[tuple[str, str, str]] = set()
+        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     async def values(
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
@@ -113,6 +116,8 @@ class HistoryPrior:
         for row in rows:
             if (team, policy, row.id) in self._seen:
                 continue
-            self._seen.add((team, policy, row.id))
+            self._seen[team, policy, row.id] = None
+            if len(self._seen) > REMEMBERED_ROWS:
+                self._seen.popitem(last=False)
             self._prompts[team, policy, row.key].add(row)
             self._policies[team, policy].add(row)

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import pytest
 
+from rollout_budget.engine import history
 from rollout_budget.engine.history import HALF_LIFE_VERSIONS, MEAN_STRENGTH, HistoryPrior
 from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, Value
 
@@ -84,3 +85,14 @@ async def test_a_constant_stays() -> None:
     priors = HistoryPrior()
     await priors.add_evidence("team", "p", ROWS)
     assert [value.value for value in await values(priors, "easy", "new", model="constant")] == [0.5, 0.5]
+
+
+async def test_only_the_newest_rows_are_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that runs for months holds a bounded number of ids."""
+    monkeypatch.setattr(history, "REMEMBERED_ROWS", 2)
+    priors = HistoryPrior()
+    await priors.add_evidence("team", "p", ROWS)
+    await priors.add_evidence("team", "p", ROWS[1:])
+    easy, hard = await values(priors, "easy", "hard")
+    assert (easy.evidence_count, hard.evidence_count) == (2, 1)
+    assert len(priors._seen) == 2
