@@ -79,7 +79,7 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
 
 def _start(config: Config, where: World) -> tuple[Path, Path] | None:
     """Return the run's folder and the policy's; None where rank 0 failed to make them, which alone says why."""
-    start = None
+    start: tuple[Path, Path] | None = None
     try:
         start = (prepare(config), ensure_policy(config)) if where.leads else None
     finally:

@@ -153,12 +153,11 @@ def test_one_update_equals_plain_autograd(policy: Path) -> None:
         torch.testing.assert_close(learned[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_learn_what_one_process_learns(policy: Path, tmp_path: Path, ranks: int) -> None:
-    """Ragged rows, several microbatches, a rank with fewer rows than another: same statistics, same weights."""
+def test_ranks_learn_what_one_process_learns(policy: Path, tmp_path: Path) -> None:
+    """Three ranks: ragged rows, several microbatches, a rank with fewer rows than another: same statistics, same weights."""
     changes = {"lr": 1e-3, "microbatch_tokens": 40, "epochs": 2, "minibatches": 2}
     alone = learn_alone(policy, 7, changes, tmp_path / "alone")
-    together = learn_on_ranks(ranks, policy, 7, changes, tmp_path / "together")
+    together = learn_on_ranks(3, policy, 7, changes, tmp_path / "together")
     _same_result(together, alone)
 
 
