@@ -24,6 +24,8 @@ SIZE_INCHES = (6.4, 3.6)
 PNG_DPI = 160
 SMOOTHING_STEPS = 5
 """Steps in a running mean of per-step figures, which jump with the prompts of the step."""
+FLOOR = -1.0
+"""Explained variance under which a curve is cut: the first few groups can show -100, and would flatten all the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ def plots(comparison: Comparison) -> list[Plot]:
             comparison,
             "prior-variance",
             "What the prior explains",
-            "explained variance",
-            lambda row: row.prior_explained_variance,
+            "explained variance, at least -1",
+            lambda row: None if row.prior_explained_variance is None else max(row.prior_explained_variance, FLOOR),
         ),
     ]
     return [plot for plot in chosen if any(across.size for curves in plot.curves for across, _ in curves)]
