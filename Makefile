@@ -9,7 +9,6 @@ setup: ## install into .venv and .venv-vllm, both inside this folder
 	@scripts/setup --vllm
 
 demo: ## train the same task twice, budgeted and GRPO, on real servers; prints a table and writes a report
-	@scripts/setup --plan
 	@scripts/setup --vllm
 	@$(PY) -m trainer demo
 
