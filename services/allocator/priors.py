@@ -1,7 +1,8 @@
-"""The prior service behind the engine's `PriorSource` port: one deadline, one circuit breaker.
+"""The prior service behind the engine's `PriorSource` port: values and evidence, each with its deadline and breaker.
 
-A trainer never waits for a prior service that is away: after a failure calls are answered at once with `Unavailable`
-(the engine then serves the run's running mean and says so) until a probe has found the service back.
+A trainer never waits for a prior service that is away: after failures calls are answered at once with `Unavailable`
+(the engine then serves the run's running mean and says so) until a probe has found the service back. Evidence is
+delivered in the background; how slow it is says nothing of values, so neither kind of call is judged by the other.
 """
 
 from __future__ import annotations
@@ -19,62 +20,39 @@ from rollout_budget.errors import RolloutBudgetError, ServiceError, Unavailable
 from rollout_budget.wire import EvidenceRequest, EvidenceRow, PriorModel, Prompt, ValuesAnswer, ValuesRequest
 
 Answer = TypeVar("Answer")
+EVIDENCE_DEADLINE_S = 10.0
+"""Longest wait for one delivery of evidence: nobody waits for it, and a large batch is slow to store on a busy machine."""
+
 _log = structlog.get_logger(__name__)
 
 
-class RemotePriors:
-    """Obeys `PriorSource` over HTTP.
+class Guard:
+    """One kind of call to a service: no wait beyond a deadline, and no call while the service counts as away.
 
     Args:
-        client: a client of the prior service with a service's key; it should not retry by itself.
         deadline_s: longest wait for one answer.
         breaker: initial state and pace of the circuit breaker.
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        client: PriorClient,
-        *,
-        deadline_s: float,
-        breaker: Breaker | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._client = client
+    def __init__(self, deadline_s: float, breaker: Breaker, clock: Callable[[], float]) -> None:
         self._deadline_s = deadline_s
-        self._breaker = breaker or Breaker(threshold=2)
+        self._breaker = breaker
         self._clock = clock
 
-    async def values(
-        self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
-    ) -> ValuesAnswer:
-        """Return one value per prompt; `ServiceError` where the service cannot say in time or will not."""
-        request = ValuesRequest(policy=policy, version=version, prompts=list(prompts), model=model)
-        try:
-            return await self._guarded(lambda: self._client.for_team(team).values(request))
-        except ServiceError:
-            raise
-        except RolloutBudgetError as error:
-            raise ServiceError(f"the prior service refused the request: {error}") from error
+    async def call(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return the service's answer.
 
-    async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
-        """Hand over evidence. Rows that the service refuses for good are logged and count as delivered."""
-        request = EvidenceRequest(rows=list(rows))
-        try:
-            await self._guarded(lambda: self._client.for_team(team).add_evidence(policy, request))
-        except ServiceError:
-            raise
-        except RolloutBudgetError as error:
-            _log.error("evidence refused for good", team=team, policy=policy, rows=len(rows), error=str(error))
-
-    async def _guarded(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Call within the deadline, if the breaker lets it through, and tell the breaker how it went."""
+        Raises:
+            Unavailable: it counts as away, or there was no answer in time.
+            RolloutBudgetError: what `send` raised; all but a `ServiceError` count as an answer.
+        """
         if not self._breaker.allows(self._clock()):
             raise Unavailable("the prior service is away; it is asked again from time to time")
         self._breaker = self._breaker.sent(self._clock())
         try:
             async with asyncio.timeout(self._deadline_s):
-                answer = await call()
+                answer = await send()
         except (TimeoutError, ServiceError) as error:
             self._breaker = self._breaker.failed(self._clock())
             if isinstance(error, TimeoutError):
@@ -85,3 +63,51 @@ class RemotePriors:
             raise
         self._breaker = self._breaker.succeeded()
         return answer
+
+
+class RemotePriors:
+    """Obeys `PriorSource` over HTTP.
+
+    Args:
+        client: a client of the prior service with a service's key; it should not retry by itself.
+        deadline_s: longest wait for values.
+        evidence_deadline_s: longest wait for one delivery of evidence.
+        breaker: initial state and pace of both circuit breakers.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        client: PriorClient,
+        *,
+        deadline_s: float,
+        evidence_deadline_s: float = EVIDENCE_DEADLINE_S,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        breaker = breaker or Breaker(threshold=2)
+        self._values = Guard(deadline_s, breaker, clock)
+        self._evidence = Guard(evidence_deadline_s, breaker, clock)
+
+    async def values(
+        self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
+    ) -> ValuesAnswer:
+        """Return one value per prompt; `ServiceError` where the service cannot say in time or will not."""
+        request = ValuesRequest(policy=policy, version=version, prompts=list(prompts), model=model)
+        try:
+            return await self._values.call(lambda: self._client.for_team(team).values(request))
+        except ServiceError:
+            raise
+        except RolloutBudgetError as error:
+            raise ServiceError(f"the prior service refused the request: {error}") from error
+
+    async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
+        """Hand over evidence. Rows that the service refuses for good are logged and count as delivered."""
+        request = EvidenceRequest(rows=list(rows))
+        try:
+            await self._evidence.call(lambda: self._client.for_team(team).add_evidence(policy, request))
+        except ServiceError:
+            raise
+        except RolloutBudgetError as error:
+            _log.error("evidence refused for good", team=team, policy=policy, rows=len(rows), error=str(error))

@@ -16,7 +16,7 @@ from services.allocator.database.directory import Directory
 from services.allocator.database.store import SqlStore, SqlTransaction
 from services.allocator.errors import InFlight
 from services.allocator.metrics import MAX_RUNS, Metrics
-from services.allocator.priors import RemotePriors
+from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
 from services.allocator.settings import Settings
 from services.allocator.workers import Worker
 from services.kit.database import connect
@@ -116,7 +116,8 @@ class Service:
         if settings.prior_url is None or settings.prior_key is None:
             return HistoryPrior()
         key, deadline_s = settings.prior_key.get_secret_value(), settings.prior_deadline_s
-        client = PriorClient(settings.prior_url, key, timeout=deadline_s, retries=Retries(attempts=1))
+        timeout = max(deadline_s, EVIDENCE_DEADLINE_S)  # the deadline of each kind of call ends it earlier
+        client = PriorClient(settings.prior_url, key, timeout=timeout, retries=Retries(attempts=1))
         return RemotePriors(await stack.enter_async_context(client), deadline_s=deadline_s)
 
     async def _read_budgets(self) -> None:

@@ -103,6 +103,32 @@ async def test_the_breaker_keeps_calls_from_waiting_and_finds_the_service_back(f
         assert len(fake.requests) == 5
 
 
+async def test_slow_evidence_does_not_degrade_values(fake: FakePriorService) -> None:
+    """Deliveries that time out open a breaker of their own: values go on, and the next delivery is not even sent."""
+    async with remote(fake, evidence_deadline_s=0.02) as priors:
+        fake.hold.clear()
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"within 0\.02 s"):
+                await priors.add_evidence("t", "p", [ROW])
+        with pytest.raises(Unavailable, match="is away"):
+            await priors.add_evidence("t", "p", [ROW])
+        fake.hold.set()
+        assert (await priors.values("t", "p", 0, PROMPTS, "gp")).evidence_version == 9
+
+
+async def test_evidence_may_take_longer_than_values(fake: FakePriorService) -> None:
+    """With values cut off, a delivery of the same length arrives."""
+    async with remote(fake, deadline_s=0.02) as priors:
+        fake.hold.clear()
+        delivery = asyncio.create_task(priors.add_evidence("t", "p", [ROW]))
+        with pytest.raises(Unavailable, match=r"within 0\.02 s"):
+            await priors.values("t", "p", 0, PROMPTS, "gp")
+        assert not delivery.done()
+        fake.hold.set()
+        await delivery
+    assert {request.url.path for request in fake.requests} == {"/v1/policies/p/evidence", "/v1/values"}
+
+
 async def test_a_refusal_is_no_outage(fake: FakePriorService) -> None:
     """A prompt key with another text degrades that answer and leaves the breaker closed; refused evidence is not kept."""
     async with remote(fake) as priors:
