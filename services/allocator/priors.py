@@ -74,6 +74,7 @@ class RemotePriors:
         evidence_deadline_s: longest wait for one delivery of evidence.
         breaker: initial state and pace of both circuit breakers.
         clock: monotonic seconds.
+        refused: told how many rows of a delivery the service refused for good.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class RemotePriors:
         evidence_deadline_s: float = EVIDENCE_DEADLINE_S,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[int], None] = lambda _rows: None,
     ) -> None:
         self._client = client
         breaker = breaker or Breaker(threshold=2)
         self._values = Guard(deadline_s, breaker, clock)
         self._evidence = Guard(evidence_deadline_s, breaker, clock)
+        self._refused = refused
 
     async def values(
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
@@ -103,11 +106,29 @@ class RemotePriors:
             raise ServiceError(f"the prior service refused the request: {error}") from error
 
     async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
-        """Hand over evidence. Rows that the service refuses for good are logged and count as delivered."""
-        request = EvidenceRequest(rows=list(rows))
-        try:
-            await self._evidence.call(lambda: self._client.for_team(team).add_evidence(policy, request))
-        except ServiceError:
-            raise
-        except RolloutBudgetError as error:
-            _log.error("evidence refused for good", team=team, policy=policy, rows=len(rows), error=str(error))
+        """Hand over evidence.
+
+        A batch that the service refuses for good is halved until the refused rows stand alone: the others are stored,
+        and these are logged by id, counted, and count as delivered. Each is told once, when all others went through.
+        """
+        refused: list[tuple[EvidenceRow, str]] = []
+        batches = [list(rows)]
+        while batches:
+            batch = batches.pop()
+            try:
+                await self._deliver(team, policy, batch)
+            except ServiceError:
+                raise
+            except RolloutBudgetError as error:
+                if len(batch) == 1:
+                    refused.append((batch[0], error.code))
+                else:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
+        for row, code in refused:
+            _log.error("evidence refused for good", team=team, policy=policy, id=row.id, code=code)
+        self._refused(len(refused))
+
+    async def _deliver(self, team: str, policy: str, batch: list[EvidenceRow]) -> None:
+        request = EvidenceRequest(rows=batch)
+        await self._evidence.call(lambda: self._client.for_team(team).add_evidence(policy, request))

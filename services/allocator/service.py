@@ -118,7 +118,8 @@ class Service:
         key, deadline_s = settings.prior_key.get_secret_value(), settings.prior_deadline_s
         timeout = max(deadline_s, EVIDENCE_DEADLINE_S)  # the deadline of each kind of call ends it earlier
         client = PriorClient(settings.prior_url, key, timeout=timeout, retries=Retries(attempts=1))
-        return RemotePriors(await stack.enter_async_context(client), deadline_s=deadline_s)
+        await stack.enter_async_context(client)
+        return RemotePriors(client, deadline_s=deadline_s, refused=self.metrics.evidence_refused.inc)
 
     async def _read_budgets(self) -> None:
         async with self.store.transaction() as transaction:

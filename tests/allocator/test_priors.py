@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from rollout_budget.client import PriorClient, Retries
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.errors import ServiceError, Unavailable
 from rollout_budget.wire import EvidenceRow, Prompt
+from services.allocator.metrics import Metrics
 from services.allocator.priors import RemotePriors
 from services.allocator.workers import Worker
 from tests.allocator.databases import fresh_sqlite
@@ -29,10 +35,18 @@ VALUES = {
 }
 STORED = {"stored": 1, "repeated": 0, "evidence_version": 10}
 ROW = EvidenceRow(id="e", key="k", version=0, successes=1, trials=2)
+ROWS = [ROW.model_copy(update={"id": f"e{index}"}) for index in range(13)]
+IDS = [row.id for row in ROWS]
 
 
 def well(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json=STORED if request.url.path.endswith("evidence") else VALUES)
+
+
+def problem(status: int) -> httpx.Response:
+    code = "unavailable" if status == 503 else "id-reused"
+    body = {"title": "t", "status": status, "detail": "d", "code": code}
+    return httpx.Response(status, json=body, headers={"Content-Type": "application/problem+json"})
 
 
 class FakePriorService:
@@ -50,14 +64,7 @@ class FakePriorService:
         return self.answer(request)
 
     def refuse(self, status: int) -> None:
-        problem = {
-            "title": "t",
-            "status": status,
-            "detail": "d",
-            "code": "unavailable" if status == 503 else "id-reused",
-        }
-        headers = {"Content-Type": "application/problem+json"}
-        self.answer = lambda _: httpx.Response(status, json=problem, headers=headers)
+        self.answer = lambda _: problem(status)
 
 
 @pytest.fixture
@@ -138,6 +145,54 @@ async def test_a_refusal_is_no_outage(fake: FakePriorService) -> None:
                 await priors.values("t", "p", 0, PROMPTS, "gp")
         await priors.add_evidence("t", "p", [ROW])
         assert len(fake.requests) == 6
+
+
+class PickyPriorService(FakePriorService):
+    """A prior service that refuses any batch with one of some rows, stores the others, and goes away after a while."""
+
+    def __init__(self, bad: set[str], answers: int = 10_000) -> None:
+        super().__init__()
+        self.bad = bad
+        self.stored: list[str] = []
+        self.answers = answers
+        self.answer = self.judge
+
+    def judge(self, request: httpx.Request) -> httpx.Response:
+        ids = [row["id"] for row in json.loads(request.content)["rows"]]
+        if len(self.requests) > self.answers:
+            return problem(503)
+        if self.bad.intersection(ids):
+            return problem(422)
+        self.stored += ids
+        return well(request)
+
+
+@given(bad=st.sets(st.sampled_from(IDS)))
+@settings(deadline=None)
+async def test_of_a_refused_batch_only_the_refused_rows_are_dropped(bad: set[str]) -> None:
+    """Whichever rows are refused, all others are stored, each once; the dropped ones are counted and named, no more."""
+    picky, metrics = PickyPriorService(bad), Metrics(CollectorRegistry())
+    with capture_logs() as logs:
+        async with remote(picky, refused=metrics.evidence_refused.inc) as priors:
+            await priors.add_evidence("t", "p", ROWS)
+    assert sorted(picky.stored) == sorted(set(IDS) - bad)
+    assert metrics.registry.get_sample_value("rollout_budget_evidence_refused_total") == len(bad)
+    told = {"event": "evidence refused for good", "log_level": "error", "team": "t", "policy": "p", "code": "id-reused"}
+    assert logs == [{**told, "id": name} for name in IDS if name in bad]
+
+
+async def test_a_row_is_counted_as_refused_once_although_its_delivery_was_cut_off() -> None:
+    """Where the service goes away between the halves, the batch stays and nothing is counted until it went through."""
+    picky = PickyPriorService({"e0"}, answers=5)
+    counted: list[int] = []
+    async with remote(picky, refused=counted.append) as priors:
+        with pytest.raises(Unavailable):
+            await priors.add_evidence("t", "p", ROWS)
+        assert (picky.stored, counted) == (["e1", "e2"], [])
+        picky.answers = 10_000
+        await priors.add_evidence("t", "p", ROWS)
+    assert counted == [1]
+    assert set(picky.stored) == set(IDS) - {"e0"}
 
 
 async def test_a_run_goes_on_degraded_while_the_prior_service_is_away(fake: FakePriorService, tmp_path: Path) -> None:
