@@ -125,7 +125,7 @@ def demo(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, each with its metrics.jsonl.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html and the PNGs.")] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Folder for report.html and the PNGs.")] = Path("runs/report"),
     reference: Annotated[
         str, typer.Option(help="Method whose final accuracy the others are timed to; by default group_mean's.")
     ] = "",
