@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from rollout_budget.wire.common import Identifier
-from services.kit.configuration import is_loopback
+from services.kit.configuration import ServiceSettings, is_loopback
 
 Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 
 
-class Settings(BaseSettings):
+class Settings(ServiceSettings):
     """Everything that can be set. An environment variable per field, lists and tables as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_BUDGET_PRIOR_", extra="forbid", frozen=True)

@@ -10,13 +10,17 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from services.allocator.settings import Settings as AllocatorSettings
 from services.kit import http
+from services.kit.configuration import faults
 from services.kit.database import connect
 from services.kit.keys import ensure_file
 from services.kit.serve import Server
+from services.prior_api.settings import Settings as PriorSettings
 
 
 def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -94,3 +98,20 @@ async def test_g21_readyz_turns_false_while_connections_are_still_accepted() -> 
 async def _status(url: str) -> int:
     async with httpx.AsyncClient() as client:
         return (await client.get(url)).status_code
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong", "right"),
+    [
+        (AllocatorSettings, "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_DEADLINE", "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_DEADLINE_S"),
+        (PriorSettings, "ROLLOUT_BUDGET_PRIOR_MAX_ROW", "ROLLOUT_BUDGET_PRIOR_MAX_ROWS"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, settings: type[AllocatorSettings | PriorSettings], wrong: str, right: str
+) -> None:
+    """A setting that would be ignored is an error that says what was meant, without its value."""
+    monkeypatch.setenv(wrong, "secret-value")
+    with pytest.raises(ValidationError) as error:
+        settings()
+    assert faults(error.value) == f"{wrong} is no setting; did you mean {right}?"
