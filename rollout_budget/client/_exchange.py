@@ -169,6 +169,33 @@ def path(*segments: str) -> str:
     )
 
 
+def checked_url(base_url: str) -> str:
+    """Return where a service is.
+
+    Raises:
+        InvalidInput: this is no address of one: no attempt could reach it, so none is made.
+    """
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"base_url {base_url!r} is no URL: {error}") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise InvalidInput(f"base_url {base_url!r} needs http:// or https:// and a host")
+    return base_url
+
+
+def checked_key(api_key: str) -> str:
+    """Return a key as it is sent: without the white space around it that comes with reading it from a file.
+
+    Raises:
+        InvalidInput: no header can carry it; the message does not show it.
+    """
+    key = api_key.strip()
+    if not key or not all("!" <= character <= "~" for character in key):
+        raise InvalidInput("api_key is empty or holds blanks, line ends or characters beyond ASCII")
+    return key
+
+
 def names(kind: str, ids: list[str]) -> str:
     """Return `groups 'a', 'b' and 3 more`: enough to find what an error speaks of."""
     shown = ", ".join(repr(item) for item in ids[:SHOWN_IDS])

@@ -13,14 +13,29 @@ from typing import Self
 
 import httpx
 
-from rollout_budget.client._exchange import TIMEOUT, A, Call, Failure, Retries, conclude, judge, transport_failure
+from rollout_budget.client._exchange import (
+    TIMEOUT,
+    A,
+    Call,
+    Failure,
+    Retries,
+    checked_key,
+    checked_url,
+    conclude,
+    judge,
+    transport_failure,
+)
 from rollout_budget.client._waiting import pause_of
 
 _log = logging.getLogger("rollout_budget.client")
 
 
 class Http:
-    """Sends calls to the service at `base_url` in the name of `api_key`, which no message or log ever shows."""
+    """Sends calls to the service at `base_url` in the name of `api_key`, which no message or log ever shows.
+
+    Raises:
+        InvalidInput: no call could be sent with these (see `checked_url` and `checked_key`).
+    """
 
     def __init__(
         self,
@@ -33,8 +48,8 @@ class Http:
     ) -> None:
         self._retries = retries or Retries()
         self._client = httpx.AsyncClient(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}", "User-Agent": "rollout-budget"},
+            base_url=checked_url(base_url),
+            headers={"Authorization": f"Bearer {checked_key(api_key)}", "User-Agent": "rollout-budget"},
             timeout=timeout,
             transport=transport,
         )

@@ -44,6 +44,34 @@ OPENED = OpenAnswer(groups=[]).model_dump_json()
 Reply = httpx.Response | Exception
 
 
+@pytest.mark.parametrize("url", ["", "localhost:8100", "127.0.0.1:8100", "http://", "http://host:port", "ftp://host"])
+def test_an_address_that_is_none_is_refused_before_any_attempt(url: str) -> None:
+    """A forgotten scheme is the caller's slip, not a service that is away."""
+    with pytest.raises(InvalidInput, match="base_url"):
+        SyncAllocatorClient(url, KEY)
+
+
+def test_a_key_as_read_from_its_file_loses_its_line_end() -> None:
+    """The services end their key files with a line end."""
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["authorization"])
+        return good(BUDGET)
+
+    with SyncAllocatorClient("http://service.test", f"{KEY}\n", transport=httpx.MockTransport(answer)) as allocator:
+        allocator.budget()
+    assert seen == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize("key", ["", "\n", f"{KEY}\n{KEY}", f"{KEY} x", f"{KEY}\u2013"])
+def test_a_key_that_no_header_carries_is_refused_unseen(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused when the client is made, and shown neither by the error nor by the log."""
+    with pytest.raises(InvalidInput, match="api_key") as error:
+        SyncAllocatorClient("http://service.test", key)
+    assert KEY not in str(error.value) + caplog.text
+
+
 def good(content: str) -> httpx.Response:
     return httpx.Response(200, content=content)
 
