@@ -52,7 +52,7 @@ class OutcomeRange:
         array = np.asarray(values, dtype=np.float64)
         outside = ~((array >= self.low) & (array <= self.high))
         if outside.any():
-            raise InvalidInput(f"outcome {array[outside].flat[0]} lies outside [{self.low}, {self.high}]")
+            raise InvalidInput(f"{array[outside].flat[0]} lies outside the outcome range [{self.low}, {self.high}]")
         return np.clip((array - self.low) / self.width, 0.0, 1.0)
 
     def from_unit(self, values: ArrayLike) -> FloatArray:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rollout_budget.baselines.base import BoolArray
 from rollout_budget.decisions import Plan
 from rollout_budget.engine.records import RunRecord
+from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
 from rollout_budget.outcomes import FloatArray, OutcomeRange
 from rollout_budget.reliability import Reliability
@@ -35,15 +37,34 @@ class Sent:
         return cls(group_id, outcomes, outcomes if rewards is None else rewards)
 
 
-def to_unit(outcome_range: OutcomeRange, groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+def to_unit(
+    outcome_range: OutcomeRange, names: Sequence[str], groups: Sequence[Sequence[float]]
+) -> list[tuple[float, ...]]:
     """Map all outcomes of a batch to the unit scale at once.
 
     Raises:
-        InvalidInput: one lies outside the range.
+        InvalidInput: one lies outside the range; the message names its group, by `names`.
     """
-    flat = outcome_range.to_unit([value for group in groups for value in group]).tolist()
+    try:
+        flat = outcome_range.to_unit([value for group in groups for value in group]).tolist()
+    except InvalidInput:
+        for name, group in zip(names, groups, strict=True):
+            value_to_unit(outcome_range, f"group {name!r}: outcome", group)
+        raise
     ends = np.cumsum([len(group) for group in groups]).tolist()
     return [tuple(flat[end - len(group) : end]) for group, end in zip(groups, ends, strict=True)]
+
+
+def value_to_unit(outcome_range: OutcomeRange, what: str, value: ArrayLike) -> FloatArray:
+    """Map a value, or several, to the unit scale.
+
+    Raises:
+        InvalidInput: it lies outside the range; the message says `what` does.
+    """
+    try:
+        return outcome_range.to_unit(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"{what} {error}") from None
 
 
 def decisions(

@@ -99,7 +99,7 @@ def _final_outcomes(
     run: RunRecord, bodies: Mapping[GroupKey, CloseGroup], records: Mapping[GroupKey, GroupRecord]
 ) -> dict[GroupKey, tuple[float, ...]]:
     sent = [body.outcomes or () for body in bodies.values()]
-    units = to_unit(run.spec.outcome_range.core(), sent)
+    units = to_unit(run.spec.outcome_range.core(), [key.group_id for key in bodies], sent)
     final = {
         key: records[key].outcomes if body.outcomes is None else unit
         for (key, body), unit in zip(bodies.items(), units, strict=True)

@@ -94,7 +94,11 @@ def learn(run: RunRecord, items: Sequence[Observation]) -> RunRecord:
 
 
 async def _observations(transaction: Transaction, run: RunRecord, request: ObserveRequest) -> list[Observation]:
-    outcomes = to_unit(run.spec.outcome_range.core(), [group.outcomes for group in request.groups])
+    outcomes = to_unit(
+        run.spec.outcome_range.core(),
+        [group.group_id for group in request.groups],
+        [group.outcomes for group in request.groups],
+    )
     keys = [GroupKey(group.group_id, group.attempt) for group in request.groups]
     records = await transaction.groups(run.team, run.spec.run_id, keys)
     missing = next((key for key in keys if key not in records), None)

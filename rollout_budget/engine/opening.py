@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rollout_budget import baselines
 from rollout_budget.decisions import Rules, first_wave
-from rollout_budget.engine.answers import groups_of
+from rollout_budget.engine.answers import groups_of, value_to_unit
 from rollout_budget.engine.ids import fingerprint, reservation_id
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
@@ -89,7 +89,7 @@ def freeze(run: RunRecord, group: OpenGroup, fetched: Mapping[FetchKey, Fetched]
     mean = UNKNOWN_MEAN if learned.running_mean is None else min(max(learned.running_mean, 0.0), 1.0)
     if group.prior is not None:
         error = group.prior.standard_error
-        value = float(outcome_range.to_unit(group.prior.value))
+        value = float(value_to_unit(outcome_range, f"group {group.group_id!r}: prior", group.prior.value))
         prior = FrozenPrior(value, None if error is None else error / outcome_range.width, "caller")
     else:
         found = fetched[fetch_key(run, group)]

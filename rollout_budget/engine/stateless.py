@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rollout_budget import allocation
 from rollout_budget.decisions import Rules, first_wave, sample_baselines
-from rollout_budget.engine.answers import Sent, decisions, groups_of, prior_quality, to_unit
+from rollout_budget.engine.answers import Sent, decisions, groups_of, prior_quality, to_unit, value_to_unit
 from rollout_budget.engine.opening import UNKNOWN_MEAN
 from rollout_budget.engine.waves import plan, reasons
 from rollout_budget.groups import Groups, IntArray
@@ -49,11 +49,18 @@ def decide(request: DecideRequest) -> DecideAnswer:
 def _groups(request: DecideRequest) -> Groups:
     """Return the batch on the unit scale; a group without prior takes the mean of all outcomes."""
     outcome_range = request.outcome_range.core()
-    outcomes = to_unit(outcome_range, [group.outcomes for group in request.groups])
+    outcomes = to_unit(
+        outcome_range, [group.group_id for group in request.groups], [group.outcomes for group in request.groups]
+    )
     flat = [value for group in outcomes for value in group]
     mean = sum(flat) / len(flat) if flat else UNKNOWN_MEAN
     supplied = [group.prior for group in request.groups]
-    priors = [mean if prior is None else float(outcome_range.to_unit(prior.value)) for prior in supplied]
+    priors = [
+        mean
+        if group.prior is None
+        else float(value_to_unit(outcome_range, f"group {group.group_id!r}: prior", group.prior.value))
+        for group in request.groups
+    ]
     errors = [
         None if prior is None or prior.standard_error is None else prior.standard_error / outcome_range.width
         for prior in supplied

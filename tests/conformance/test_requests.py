@@ -128,23 +128,23 @@ async def test_g04_a_group_closed_with_another_count_is_refused(allocator: Alloc
 
 @pytest.mark.parametrize("outcome", [-0.5, 1.5, 1e308])
 async def test_outcomes_out_of_range_store_nothing(allocator: Allocator, outcome: float) -> None:
-    """Nothing of the whole batch, neither at observe nor at close."""
+    """Nothing of the whole batch, neither at observe nor at close; the message names the group."""
     await start(allocator)
     await open_groups(allocator, "g", "h")
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="group 'h': outcome"):
         await observe(allocator, g=[1.0], h=[outcome])
     final = [CloseGroup(group_id="g", used=1), CloseGroup(group_id="h", used=1, outcomes=[outcome])]
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="group 'h': outcome"):
         await allocator.close("run", CloseRequest(groups=final))
     run = await allocator.get_run("run")
     assert (run.prior.groups, run.usage.committed, run.usage.reserved) == (0, 0, 8)
 
 
 async def test_a_prior_out_of_range_stores_nothing(allocator: Allocator) -> None:
-    """Nothing of the whole batch."""
+    """Nothing of the whole batch; the message names the group."""
     await start(allocator)
     wrong = OpenGroup(group_id="h", prompt_key="k", prior=SuppliedPrior(value=1.5))
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match=r"group 'h': prior 1\.5"):
         await allocator.open("run", OpenRequest(groups=[OpenGroup(group_id="g", prompt_key="k"), wrong]))
     with pytest.raises(NotFound):
         await observe(allocator, g=[1.0])
