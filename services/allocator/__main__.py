@@ -14,7 +14,7 @@ from services.allocator.database import migrate
 from services.allocator.settings import Settings
 from services.kit import logs, serve
 from services.kit.app import document
-from services.kit.configuration import faults
+from services.kit.configuration import faults, listed
 from services.kit.database import connect
 
 
@@ -62,7 +62,9 @@ COMMANDS: Mapping[str, Callable[[Settings], None]] = {"serve": _serve, "migrate"
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m services.allocator",
-        description="The allocator of rollout-budget. Options override ROLLOUT_BUDGET_ALLOCATOR_... variables.",
+        description="The allocator of rollout-budget. Settings come from the environment; options override them.",
+        epilog=listed(Settings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("serve", help="run the service; embedded mode also brings its database up to date")

@@ -29,6 +29,15 @@ class ServiceSettings(BaseSettings):
         return data
 
 
+def listed(settings: type[ServiceSettings]) -> str:
+    """Return one line per setting, its variable and its default, for `--help`."""
+    prefix = settings.model_config["env_prefix"]
+    return "\n".join(
+        f"  {prefix}{name.upper()}  (default: {field.get_default(call_default_factory=True)})"
+        for name, field in settings.model_fields.items()
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host` is an address of this machine alone; of names only `localhost` is trusted to be one."""
     try:

@@ -70,10 +70,15 @@ def _own(_request: Request, error: Exception) -> Response:
     return response(error.status, str(error), code=error.code, retryable=error.retryable, **extra)
 
 
-def _invalid(_request: Request, error: Exception) -> Response:
+def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this class alone
-    faults = [{"at": list(fault["loc"]), "message": fault["msg"]} for fault in error.errors()]
+    faults = [
+        {"at": list(fault["loc"]), "message": fault["msg"].removeprefix("Value error, ")} for fault in error.errors()
+    ]
     first = faults[0]
+    media_type = request.headers.get("content-type", "")
+    if first["at"] == ["body"] and media_type and "json" not in media_type:
+        first["message"] = f"send it as Content-Type: application/json, not as {media_type}"
     where = ".".join(str(part) for part in json.loads(json.dumps(first["at"], default=str)))
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     detail = f"{where}: {first['message']}{more}"
@@ -83,7 +88,9 @@ def _invalid(_request: Request, error: Exception) -> Response:
 def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for this class alone
     code = _CODES.get(HTTPStatus(error.status_code), "http-error")
-    answer = response(error.status_code, str(error.detail), code=code, retryable=code == Unavailable.code)
+    unrouted = error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase
+    detail = "there is no such path; /openapi.json lists those there are" if unrouted else str(error.detail)
+    answer = response(error.status_code, detail, code=code, retryable=code == Unavailable.code)
     answer.headers.update(error.headers or {})
     return answer
 

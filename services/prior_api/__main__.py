@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.kit.configuration import faults
+from services.kit.configuration import faults, listed
 from services.prior_api.settings import Settings
 
 NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -63,22 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m services.prior_api",
         description="The prior service of rollout-budget. Settings come from the environment:",
-        epilog=_settings_help(),
+        epilog=listed(Settings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "command", nargs="?", choices=COMMANDS, default="serve", help="run the service (default), or print its contract"
     )
     return parser
-
-
-def _settings_help() -> str:
-    prefix = Settings.model_config["env_prefix"]
-    lines = []
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        lines.append(f"  {prefix}{name.upper()}  (default: {default})")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

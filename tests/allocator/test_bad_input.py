@@ -123,6 +123,21 @@ async def test_g16_a_body_that_no_parser_takes_is_400(with_group: Running) -> No
     assert await with_group.rows() == before
 
 
+async def test_json_sent_as_something_else_is_told_so(with_group: Running) -> None:
+    """What `curl -d` does unless it is told the type."""
+    headers = {**with_group.team, "Content-Type": "application/x-www-form-urlencoded"}
+    answer = await with_group.http.post(f"/v1/{OPEN}", content=json.dumps(batch(GROUP)), headers=headers)
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+async def test_a_path_that_is_none_says_where_they_are_listed(with_group: Running) -> None:
+    """A client whose base URL ends in /v1 asks for /v1/v1."""
+    answer = await with_group.http.get("/v1/v1/budget", headers=with_group.team)
+    assert answer.status_code == 404
+    assert "/openapi.json" in answer.json()["detail"]
+
+
 async def test_an_unknown_group_run_or_path_is_404(with_group: Running) -> None:
     """What is not there is a problem of its own, and stores nothing either."""
     before = await with_group.rows()

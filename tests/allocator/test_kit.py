@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.allocator.settings import Settings as AllocatorSettings
 from services.kit import http
-from services.kit.configuration import faults
+from services.kit.configuration import faults, listed
 from services.kit.database import connect
 from services.kit.keys import ensure_file
 from services.kit.serve import Server
@@ -98,6 +98,13 @@ async def test_g21_readyz_turns_false_while_connections_are_still_accepted() -> 
 async def _status(url: str) -> int:
     async with httpx.AsyncClient() as client:
         return (await client.get(url)).status_code
+
+
+@pytest.mark.parametrize("settings", [AllocatorSettings, PriorSettings])
+def test_help_names_every_setting(settings: type[AllocatorSettings | PriorSettings]) -> None:
+    """One line each, by the name of its variable."""
+    names = [line.split()[0] for line in listed(settings).splitlines()]
+    assert names == [settings.model_config["env_prefix"] + name.upper() for name in settings.model_fields]
 
 
 @pytest.mark.parametrize(
