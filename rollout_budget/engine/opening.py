@@ -140,8 +140,15 @@ async def _ask(
         answer = await priors.values(run.team, policy, version, prompts, run.spec.prior_model)
     except ServiceError as error:
         return [Fetched(None, degraded=f"no prior ({error.code}): {error}")] * len(prompts)
+    values = {value.key: value for value in answer.values}
+    missing = Fetched(None, degraded=f"no prior: {answer.detail or 'the source has none for this prompt'}")
     detail = (answer.detail or f"the prior came from {answer.model}") if answer.degraded else ""
-    return [Fetched(value.value, value.standard_error, answer.evidence_version, detail) for value in answer.values]
+    return [
+        Fetched(value.value, value.standard_error, answer.evidence_version, detail)
+        if (value := values.get(prompt.key)) is not None
+        else missing
+        for prompt in prompts
+    ]
 
 
 async def _first_waves(

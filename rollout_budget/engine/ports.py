@@ -101,7 +101,7 @@ class PriorSource(Protocol):
     async def values(
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
     ) -> ValuesAnswer:
-        """Return one value per prompt.
+        """Return one value per prompt; one that the source refuses has none, and `detail` says why.
 
         Raises:
             ServiceError: no answer within the deadline; the engine then degrades to the run's running mean.

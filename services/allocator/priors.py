@@ -20,8 +20,12 @@ from rollout_budget.errors import RolloutBudgetError, ServiceError, Unavailable
 from rollout_budget.wire import EvidenceRequest, EvidenceRow, PriorModel, Prompt, ValuesAnswer, ValuesRequest
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 EVIDENCE_DEADLINE_S = 10.0
 """Longest wait for one delivery of evidence: nobody waits for it, and a large batch is slow to store on a busy machine."""
+
+NAMED_REFUSALS = 3
+"""Refused prompts whose reason an answer tells in full; of further ones the number says enough."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,8 +44,13 @@ class Guard:
         self._breaker = breaker
         self._clock = clock
 
-    async def call(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return the service's answer.
+    @property
+    def ends(self) -> float:
+        """When a call that starts now has to be over."""
+        return self._clock() + self._deadline_s
+
+    async def call(self, send: Callable[[], Awaitable[Answer]], ends: float | None = None) -> Answer:
+        """Return the service's answer; `ends` is the deadline that several calls share, where one alone has its own.
 
         Raises:
             Unavailable: it counts as away, or there was no answer in time.
@@ -49,14 +58,18 @@ class Guard:
         """
         if not self._breaker.allows(self._clock()):
             raise Unavailable("the prior service is away; it is asked again from time to time")
+        left_s = self._deadline_s if ends is None else ends - self._clock()
+        late = Unavailable(f"no answer of the prior service within {self._deadline_s} s")
+        if left_s <= 0.0:
+            raise late
         self._breaker = self._breaker.sent(self._clock())
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(left_s):
                 answer = await send()
         except (TimeoutError, ServiceError) as error:
             self._breaker = self._breaker.failed(self._clock())
             if isinstance(error, TimeoutError):
-                raise Unavailable(f"no answer of the prior service within {self._deadline_s} s") from error
+                raise late from error
             raise
         except RolloutBudgetError:
             self._breaker = self._breaker.succeeded()
@@ -96,39 +109,81 @@ class RemotePriors:
     async def values(
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
     ) -> ValuesAnswer:
-        """Return one value per prompt; `ServiceError` where the service cannot say in time or will not."""
-        request = ValuesRequest(policy=policy, version=version, prompts=list(prompts), model=model)
+        """Return one value per prompt but the refused ones; `ServiceError` where the service says nothing in time.
+
+        What is asked anew after a refusal has the same deadline: what it cuts off has no value either.
+        """
+        answers: list[ValuesAnswer] = []
+        reasons: list[str] = []
+        ends = self._values.ends
+
+        async def ask(batch: list[Prompt]) -> None:
+            request = ValuesRequest(policy=policy, version=version, prompts=batch, model=model)
+            answers.append(await self._values.call(lambda: self._client.for_team(team).values(request), ends))
+
         try:
-            return await self._values.call(lambda: self._client.for_team(team).values(request))
-        except ServiceError:
-            raise
-        except RolloutBudgetError as error:
-            raise ServiceError(f"the prior service refused the request: {error}") from error
+            refused = [str(error) for _, error in await _halved(prompts, ask)]
+            reasons += refused[:NAMED_REFUSALS]
+            if len(refused) > NAMED_REFUSALS:
+                reasons.append(f"{len(refused) - NAMED_REFUSALS} further prompts were refused")
+        except ServiceError as error:
+            if not answers:
+                raise
+            reasons.append(str(error))
+        if not answers:
+            raise ServiceError(f"the prior service refused the request: {'; '.join(reasons)}")
+        return _merged(prompts, answers, reasons)
 
     async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
         """Hand over evidence.
 
-        A batch that the service refuses for good is halved until the refused rows stand alone: the others are stored,
-        and these are logged by id, counted, and count as delivered. Each is told once, when all others went through.
+        Rows that the service refuses for good are logged by id, counted, and count as delivered, each once, when all
+        others went through.
         """
-        refused: list[tuple[EvidenceRow, str]] = []
-        batches = [list(rows)]
-        while batches:
-            batch = batches.pop()
-            try:
-                await self._deliver(team, policy, batch)
-            except ServiceError:
-                raise
-            except RolloutBudgetError as error:
-                if len(batch) == 1:
-                    refused.append((batch[0], error.code))
-                else:
-                    middle = len(batch) // 2
-                    batches += [batch[middle:], batch[:middle]]
-        for row, code in refused:
-            _log.error("evidence refused for good", team=team, policy=policy, id=row.id, code=code)
+
+        async def deliver(batch: list[EvidenceRow]) -> None:
+            request = EvidenceRequest(rows=batch)
+            await self._evidence.call(lambda: self._client.for_team(team).add_evidence(policy, request))
+
+        refused = await _halved(rows, deliver)
+        for row, error in refused:
+            _log.error("evidence refused for good", team=team, policy=policy, id=row.id, code=error.code)
         self._refused(len(refused))
 
-    async def _deliver(self, team: str, policy: str, batch: list[EvidenceRow]) -> None:
-        request = EvidenceRequest(rows=batch)
-        await self._evidence.call(lambda: self._client.for_team(team).add_evidence(policy, request))
+
+async def _halved(
+    items: Sequence[Item], send: Callable[[list[Item]], Awaitable[None]]
+) -> list[tuple[Item, RolloutBudgetError]]:
+    """Send a batch; one that is refused for good is halved until the refused items stand alone. These are returned.
+
+    Raises:
+        ServiceError: the service could not be used; some of the batch may have been sent.
+    """
+    refused: list[tuple[Item, RolloutBudgetError]] = []
+    batches = [list(items)]
+    while batches:
+        batch = batches.pop()
+        try:
+            await send(batch)
+        except ServiceError:
+            raise
+        except RolloutBudgetError as error:
+            if len(batch) == 1:
+                refused.append((batch[0], error))
+            else:
+                middle = len(batch) // 2
+                batches += [batch[middle:], batch[:middle]]
+    return refused
+
+
+def _merged(prompts: Sequence[Prompt], answers: Sequence[ValuesAnswer], reasons: Sequence[str]) -> ValuesAnswer:
+    """Return the answers for the parts of a batch as one, in the order of `prompts`."""
+    found = {value.key: value for answer in answers for value in answer.values}
+    worst = max(answers, key=lambda answer: answer.degraded)
+    details = [answer.detail for answer in answers if answer.detail]
+    return worst.model_copy(
+        update={
+            "values": [found[prompt.key] for prompt in prompts if prompt.key in found],
+            "detail": "; ".join(dict.fromkeys([*details, *reasons])),
+        }
+    )

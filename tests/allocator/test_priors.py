@@ -27,8 +27,9 @@ from tests.allocator.databases import fresh_sqlite
 from tests.allocator.running import running
 
 PROMPTS = [Prompt(key="k", text="What is 2 + 3?")]
+VALUE = {"key": "k", "value": 0.75, "standard_error": 0.1, "evidence_count": 3}
 VALUES = {
-    "values": [{"key": "k", "value": 0.75, "standard_error": 0.1, "evidence_count": 3}],
+    "values": [VALUE],
     "model": "gp",
     "model_version": "1",
     "evidence_version": 9,
@@ -165,6 +166,65 @@ class PickyPriorService(FakePriorService):
             return problem(422)
         self.stored += ids
         return well(request)
+
+
+class ChoosyPriorService(FakePriorService):
+    """A prior service that refuses any batch with one of some keys, and values the others."""
+
+    def __init__(self, bad: set[str]) -> None:
+        super().__init__()
+        self.bad = bad
+        self.answer = self.judge
+
+    def judge(self, request: httpx.Request) -> httpx.Response:
+        keys = [prompt["key"] for prompt in json.loads(request.content)["prompts"]]
+        if self.bad.intersection(keys):
+            return problem(422)
+        return httpx.Response(200, json={**VALUES, "values": [{**VALUE, "key": key} for key in keys]})
+
+
+@given(bad=st.sets(st.sampled_from(IDS), max_size=len(IDS) - 1))
+@settings(deadline=None)
+async def test_of_a_refused_batch_all_other_prompts_have_values(bad: set[str]) -> None:
+    """Whichever keys are refused, the others are valued in the order asked, and the answer says why some are not."""
+    async with remote(ChoosyPriorService(bad)) as priors:
+        answer = await priors.values("t", "p", 0, [Prompt(key=key, text="x") for key in IDS], "gp")
+    assert [value.key for value in answer.values] == [key for key in IDS if key not in bad]
+    assert (bool(answer.detail), answer.degraded) == (bool(bad), False)
+
+
+async def test_halving_keeps_to_the_deadline_of_one_call_and_keeps_what_was_answered() -> None:
+    """When the time is over, the prompts not yet asked have no value, those answered before keep theirs."""
+    now = 0.0
+    choosy = ChoosyPriorService({"e12"})
+    judge = choosy.judge
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        nonlocal now
+        now += 2.0
+        return judge(request)
+
+    choosy.answer = slow
+    async with remote(choosy, clock=lambda: now, deadline_s=5.0) as priors:
+        answer = await priors.values("t", "p", 0, [Prompt(key=key) for key in IDS], "gp")
+    assert [value.key for value in answer.values] == IDS[:6]
+    assert "no answer of the prior service" in answer.detail
+
+
+async def test_one_refused_prompt_costs_only_its_own_group_the_prior(tmp_path: Path) -> None:
+    """Of a batch with one bad key that group takes the running mean and the answer says why; the other has its prior."""
+    async with (
+        remote(ChoosyPriorService({"bad"})) as priors,
+        running(tmp_path, fresh_sqlite(tmp_path), priors=priors) as allocator,
+    ):
+        await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p"}, headers=allocator.team)
+        groups = [{"group_id": key, "prompt_key": key, "prompt": "x"} for key in ("good", "bad")]
+        sent = {"groups": groups}
+        answer = (await allocator.http.post("/v1/runs/r/groups/open", json=sent, headers=allocator.team)).json()
+        assert [group["prior_source"] for group in answer["groups"]] == ["prior_service", "running_mean"]
+        assert answer["degraded"]
+        assert answer["detail"].startswith("no prior: ")
+        assert "rollout_budget_degraded_groups_total 1.0" in (await allocator.http.get("/metrics")).text
 
 
 @given(bad=st.sets(st.sampled_from(IDS)))
