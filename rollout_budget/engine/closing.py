@@ -15,12 +15,14 @@ from rollout_budget.engine.ids import evidence_id, reservation_ids
 from rollout_budget.engine.ports import Evidence, PolicyOwner, PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, ServiceError
-from rollout_budget.ledger.base import Account, Settlement
+from rollout_budget.ledger.base import Account, Settled, Settlement
 from rollout_budget.wire import MAX_GROUPS, CloseAnswer, ClosedGroup, CloseGroup, CloseRequest, EvidenceRow
 
 
 async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> CloseAnswer:
     """Commit what was used, release the rest, turn outcomes into evidence; a closed group is answered as before.
+
+    Of a group that the end of its run closed with less, the difference is booked as overage: it was drawn.
 
     Raises:
         NotFound: this team has no such run, or a group was never opened; nothing was stored.
@@ -86,13 +88,18 @@ async def deliver(store: Store, priors: PriorSource) -> int:
 
 
 def _closed(run: RunRecord, record: GroupRecord, body: CloseGroup) -> bool:
-    """Whether a group is closed already, with this count. One that the end of its run closed stays as it is."""
+    """Whether nothing is left to book. The end of a run closes groups as observed: what was drawn beyond is booked then."""
     if record.closed is None:
         return False
-    before = record.closed.committed + record.closed.overage
+    before = _booked(record)
     if before != body.used and not run.finished:
         raise Conflict(f"group {record.key.group_id!r} was closed with {before} rollouts before, not {body.used}")
-    return True
+    return body.used <= before
+
+
+def _booked(record: GroupRecord) -> int:
+    """Return how many rollouts of a group are settled as drawn."""
+    return 0 if record.closed is None else record.closed.committed + record.closed.overage
 
 
 def _final_outcomes(
@@ -121,23 +128,31 @@ async def _settle(
     settlements = [
         Settlement(
             reservations=reservation_ids(run_id, key, len(records[key].grants)),
-            used=body.used,
-            reference=0 if body.discard or not body.used else run.spec.reference_group_size,
+            used=body.used - _booked(records[key]),
+            reference=0 if body.discard or not body.used or _booked(records[key]) else run.spec.reference_group_size,
             tokens=body.tokens or 0,
             seconds=body.seconds or 0.0,
         )
         for key, body in bodies.items()
     ]
     settled = await transaction.ledger.settle(Account(run.team, run_id), settlements)
-    closed = {
-        key: ClosedGroup(group_id=key.group_id, committed=line.committed, released=line.released, overage=line.overage)
-        for key, line in zip(bodies, settled, strict=True)
-    }
+    closed = {key: _added(records[key], line) for key, line in zip(bodies, settled, strict=True)}
     ended = [replace(records[key], closed=answer) for key, answer in closed.items()]
     await transaction.save_groups(run.team, run_id, ended)
-    kept = [key for key, body in bodies.items() if outcomes[key] and not body.discard]
+    kept = [key for key, body in bodies.items() if outcomes[key] and not body.discard and not _booked(records[key])]
     await transaction.queue_evidence([_evidence(run, records[key], outcomes[key]) for key in kept])
     return closed
+
+
+def _added(record: GroupRecord, line: Settled) -> ClosedGroup:
+    """Return where a group's rollouts went, now that `line` came to what was settled before."""
+    before = record.closed or ClosedGroup(group_id=record.key.group_id, committed=0, released=0, overage=0)
+    return ClosedGroup(
+        group_id=before.group_id,
+        committed=before.committed + line.committed,
+        released=before.released + line.released,
+        overage=before.overage + line.overage,
+    )
 
 
 def _evidence(run: RunRecord, record: GroupRecord, outcomes: Sequence[float]) -> Evidence:

@@ -174,6 +174,22 @@ async def test_finishing_a_run_settles_what_was_observed(allocator: Allocator, w
     assert (await close(allocator, g=3))[0][0] == 3
 
 
+async def test_what_was_drawn_before_the_end_of_the_run_is_booked_after_it(allocator: Allocator, world: World) -> None:
+    """A late close with more than was observed books the difference as overage, once; evidence does not double."""
+    await start(allocator)
+    await open_groups(allocator, "seen", "unseen")
+    await observe(allocator, seen=[1.0, 0.0, 1.0])
+    released = (await allocator.finish_run("run")).usage.released
+    late = [CloseGroup(group_id="seen", used=5), CloseGroup(group_id="unseen", used=4, outcomes=[1.0] * 4)]
+    for _ in range(2):
+        first, second = (await allocator.close("run", CloseRequest(groups=late))).groups
+        assert (first.committed, first.overage, second.committed, second.overage) == (3, 2, 0, 4)
+        assert first.released + second.released == released
+    usage = (await allocator.get_run("run")).usage
+    assert (usage.committed, usage.overage, usage.released, usage.groups_closed) == (3, 6, released, 2)
+    assert [(row.key, row.trials) for row in await world.priors.received(2)] == [("seen", 3), ("unseen", 4)]
+
+
 async def test_observing_and_heartbeats_keep_leases_alive(allocator: Allocator, world: World) -> None:
     """A lease that is renewed outlasts its first end; one that is not gives its rollouts back to who asks next."""
     await start(allocator, limits=RunLimits(rollouts=8), stopping="fixed", k_max=4)
