@@ -189,7 +189,7 @@ class Training:
                 raise GenerationFailed(f"no rollouts for any of the step's prompts: {drawn.detail}")
             return False
         note_drawn(self.directory, self.progress.rollouts + drawn.used)
-        batch = rows(groups)
+        batch = rows(groups, first_wave_only=self.config.allocator.advantage_samples == "first_wave")
         with self._phase("learning"):
             self._check(groups)
             learned = self._team.step(batch)

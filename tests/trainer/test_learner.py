@@ -18,11 +18,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests.trainer.tiny import TIMEOUT_S, learn_alone, learn_on_ranks, make_policy, make_rows
 from trainer.config import LearnerSection
 from trainer.learner import checkpoint
-from trainer.learner.batch import Row, action_tokens, microbatches, minibatches
+from trainer.learner.batch import Row, action_tokens, microbatches, minibatches, rows
 from trainer.learner.fsdp import World, world
 from trainer.learner.learner import Learner
 from trainer.learner.loss import STATISTICS, Clip, clipped_policy_gradient, loss_sums, token_logprobs
 from trainer.policy import load_model, load_tokenizer
+from trainer.types import Problem, RolloutGroup, Sample
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,26 @@ def test_a_padded_row_keeps_tokens_and_weights_in_place() -> None:
     assert part.actions.tolist() == [[0, 0, 1, 1], [0, 1, 0, 0]]
     assert part.old_logprobs.tolist() == [[0, 0, -2, -3], [0, -1, 0, 0]]
     assert part.first == 1
+
+
+def test_samples_that_may_carry_no_advantage_are_no_rows() -> None:
+    """Trained on first waves alone, a group's later samples do not count among the tokens that its loss is divided by."""
+    sample = Sample((5, 6), (-1.0, -1.0), "", "stop", 0)
+    group = RolloutGroup(
+        group_id="g",
+        problem=Problem("p", "?", "1"),
+        prompt_ids=(7,),
+        samples=(sample, replace(sample, token_ids=(), logprobs=()), sample, sample),
+        outcomes=(1.0, 0.0, 1.0, 1.0),
+        advantages=(0.0, -0.5, 0.5, 0.0),
+        baseline=0.5,
+        prior=0.5,
+        first_wave=3,
+        version=0,
+    )
+    assert [row.advantage for row in rows([group])] == [0.0, 0.5, 0.0]
+    assert [row.advantage for row in rows([group], first_wave_only=True)] == [0.0, 0.5]
+    assert action_tokens(rows([group], first_wave_only=True)) == 4
 
 
 def test_minibatches_deal_every_row_once() -> None:
@@ -242,16 +263,16 @@ def test_only_complete_checkpoints_count_and_old_ones_go(policy: Path, tmp_path:
 
 def test_an_export_is_the_model(policy: Path, tmp_path: Path) -> None:
     """What servers load has the weights, the tokenizer, the mark, and the learner's log-probabilities."""
-    rows = make_rows(2, seed=1)
+    batch = make_rows(2, seed=1)
     with world("cpu", timeout_s=TIMEOUT_S) as where:
         learner = _learner(policy, where)
         learner.step(make_rows(6))
         directory = learner.export(tmp_path, 1, "float32")
-        expected = learner.logprobs(rows)
+        expected = learner.logprobs(batch)
     assert (directory / "STABLE").is_file()
     assert load_tokenizer(directory).decode([20, 21]) == load_tokenizer(policy).decode([20, 21])
     model = load_model(directory)
-    for row, logprobs in zip(rows, expected, strict=True):
+    for row, logprobs in zip(batch, expected, strict=True):
         ids = torch.tensor([row.prompt_ids + row.token_ids])
         found = token_logprobs(model(input_ids=ids[:, :-1]).logits, ids[:, 1:])[0, len(row.prompt_ids) - 1 :]
         torch.testing.assert_close(found, torch.tensor(logprobs), atol=1e-6, rtol=1e-5)

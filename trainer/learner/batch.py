@@ -57,13 +57,19 @@ class Microbatch:
         )
 
 
-def rows(groups: Sequence[RolloutGroup]) -> list[Row]:
-    """Return one row per completion that has tokens; groups that were granted nothing have none."""
+def rows(groups: Sequence[RolloutGroup], *, first_wave_only: bool = False) -> list[Row]:
+    """Return one row per completion that has tokens and may carry an advantage, be it 0.
+
+    Args:
+        groups: finished ones; those that were granted nothing have no rows.
+        first_wave_only: only first waves may carry advantages (`advantage_samples = "first_wave"`). Later samples have
+            none by design; as rows they would only count as tokens, and shrink the step the more a group was extended.
+    """
     return [
         Row(group.prompt_ids, sample.token_ids, sample.logprobs, advantage)
         for group in groups
-        for sample, advantage in zip(group.samples, group.advantages, strict=True)
-        if sample.token_ids
+        for place, (sample, advantage) in enumerate(zip(group.samples, group.advantages, strict=True))
+        if sample.token_ids and (place < group.first_wave or not first_wave_only)
     ]
 
 

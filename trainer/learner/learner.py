@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class StepStatistics:
-    """What a step did; means are over sampled tokens and minibatches.
+    """What a step did; means are over the sampled tokens of the batch's rows, and over minibatches.
 
     Attributes:
         loss: clipped policy-gradient loss per token.
@@ -39,7 +39,7 @@ class StepStatistics:
         entropy: of the policy per token; None unless asked for.
         mismatch: mean |log p - log p_server| before the first update: what serving and learning disagree by.
         largest_mismatch: its largest value.
-        tokens: sampled tokens.
+        tokens: sampled tokens of the rows.
         updates: optimiser steps; one whose gradient is not finite is left out, as is a batch without advantages.
     """
 
