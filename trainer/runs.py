@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from rollout_budget.client.base import Allocator
+from rollout_budget.errors import Unauthorized
 from rollout_budget.wire import Run, RunLimits, RunPatch, RunSpec
 from trainer.config import Config, Section
 from trainer.errors import ConfigError
@@ -96,6 +97,9 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
         config: the settings.
         directory: the run's folder.
         used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
+
+    Raises:
+        ConfigError: the service does not accept the key.
     """
     spec = run_spec(config, directory)
     if config.allocator.url is None:
@@ -105,7 +109,10 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
     path = directory / DECLARED_FILE
     first = RunSpec.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else spec
     write_atomically(path, first.model_dump_json(indent=1))
-    run = await allocator.create_run(first)
+    try:
+        run = await allocator.create_run(first)
+    except Unauthorized as error:
+        raise ConfigError(f"allocator.key_file = '{config.allocator.key_file}': {error}") from error
     if spec.limits != run.spec.limits:
         return await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
     return run

@@ -11,7 +11,8 @@ decided here stays so until it is closed.
 
 Failures of the service never reach the trainer through the calls of a training step. What does: `InvalidInput`,
 `Conflict` and `NotFound`, which are the program's own; `Unauthorized` at `create_run`; and any failure of calls that
-only the service can answer: `patch_run`, `budget`, `usage`, `reservation`, and `baselines` of groups unknown here.
+only the service can answer: `patch_run`, `budget`, `usage`, `reservation`, and `baselines` of groups unknown here. A
+service whose `Unauthorized` is raised is not away: nothing is noticed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class ResilientAllocator:
 
     Args:
         client: the service.
-        notify: called with every `Notice`; they are logged as warnings in any case.
+        notify: called with every `Notice`; by default they are logged as warnings.
         deadline_s: longest wait for one answer.
         breaker: when to ask again; see `Breaker`.
         clock: a monotonic clock, seconds.
@@ -96,7 +97,7 @@ class ResilientAllocator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._notify = notify
+        self._notify = notify or _warn
         self._deadline_s = deadline_s
         self._breaker = breaker or Breaker()
         self._clock = clock
@@ -265,8 +266,10 @@ class ResilientAllocator:
             self._lost(Unavailable(f"no answer within {deadline_s:g} s"))
             return None
         except ServiceError as error:
-            self._lost(error)
-            if raising is not None and isinstance(error, raising):
+            raised = raising is not None and isinstance(error, raising)
+            if not (raised and isinstance(error, Unauthorized)):
+                self._lost(error)
+            if raised:
                 raise
             return None
         except RolloutBudgetError:
@@ -317,26 +320,21 @@ class ResilientAllocator:
     def _refuse(self, step: Step, error: RolloutBudgetError) -> None:
         what = self._journal.refuse(step, error)
         if what:
-            self._say(Notice("refused", f"{what}: {error}"))
+            self._notify(Notice("refused", f"{what}: {error}"))
 
     def _lost(self, error: ServiceError) -> None:
         was_away = self.degraded
         self._breaker = self._breaker.failed(self._clock())
         self.fallback_reason = str(error)
         if self.degraded and not was_away:
-            self._say(Notice("away", f"deciding here from now on: {error}"))
+            self._notify(Notice("away", f"deciding here from now on: {error}"))
 
     def _found(self) -> None:
         was_away = self.degraded
         self._breaker = self._breaker.succeeded()
         self.fallback_reason = ""
         if was_away:
-            self._say(Notice("back", f"{self.unreported} rollouts to report"))
-
-    def _say(self, notice: Notice) -> None:
-        _log.warning("allocator %s: %s", notice.kind, notice.detail)
-        if self._notify is not None:
-            self._notify(notice)
+            self._notify(Notice("back", f"{self.unreported} rollouts to report"))
 
     def _here(self, answer: A) -> A:
         """Count an answer that was made here."""
@@ -348,3 +346,7 @@ class ResilientAllocator:
         spec = self._journal.run(run_id).spec
         prior = prior_quality(self._memories[run_id].reliability, spec.outcome_range.core())
         return Run(spec=spec, status=status, usage=RolloutCounts(), prior=prior)
+
+
+def _warn(notice: Notice) -> None:
+    _log.warning("allocator %s: %s", notice.kind, notice.detail)

@@ -292,6 +292,32 @@ async def test_a_key_that_is_not_accepted_is_raised_at_creation_and_not_later() 
         await house.allocator.create_run(SPEC)
 
 
+async def test_a_service_that_refuses_the_key_is_not_away(caplog: pytest.LogCaptureFixture) -> None:
+    """The error alone: no notice, no line in the log, and the next call asks the service again."""
+    house = House()
+
+    async def rejected(*_: object) -> None:
+        raise Unauthorized("the key is not known")
+
+    house.client.create_run = house.client.budget = rejected  # type: ignore[assignment,method-assign]
+    with pytest.raises(Unauthorized):
+        await house.allocator.create_run(SPEC)
+    with pytest.raises(Unauthorized):
+        await house.allocator.budget()
+    assert (house.said, house.allocator.degraded, caplog.messages) == ([], False, [])
+    assert await house.allocator.usage() == await house.client.usage()
+
+
+async def test_notices_are_logged_where_nobody_else_takes_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Told once: in the log by default, else to `notify` alone."""
+    house = House()
+    house.service.die()
+    await house.allocator.create_run(SPEC)
+    assert (house.said, caplog.messages) == (["away"], [])
+    await ResilientAllocator(house.client).create_run(SPEC)
+    assert [message.split(":")[0] for message in caplog.messages] == ["allocator away"]
+
+
 async def test_what_the_service_will_not_book_is_said_and_the_rest_is_booked() -> None:
     """While it was away somebody else opened a group under the same id."""
     house = House()

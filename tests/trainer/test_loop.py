@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
-from rollout_budget.errors import Unavailable
-from rollout_budget.wire import OpenAnswer, OpenRequest
+from rollout_budget.errors import Unauthorized, Unavailable
+from rollout_budget.wire import OpenAnswer, OpenRequest, Run, RunSpec
 from tests.trainer.tiny import SHAPE, make_policy
 from trainer import rewards, tasks
 from trainer.config import Config, load
 from trainer.errors import ConfigError, GenerationFailed, WeightUpdateFailed
+from trainer.learner.batch import Row
+from trainer.learner.learner import Learner, StepStatistics
 from trainer.loop import run_training
 from trainer.metrics import Event, Listener, Noticed, Phase, Started, Stepped, Summary, read_metrics
 from trainer.parts import Parts
@@ -105,6 +107,25 @@ def test_two_steps_end_to_end(tmp_path: Path, cache: Path) -> None:
     kinds = [type(event) for event in wiring.told if not isinstance(event, Phase)]
     assert kinds == [Started, Stepped, Stepped, Noticed, Stepped, Summary]
     assert any(isinstance(event, Noticed) and "hold the same weights" in event.text for event in wiring.told)
+
+
+def test_a_loss_over_first_waves_has_their_tokens_only(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups are extended, but the learner gets only the two samples of each that may carry an advantage."""
+    learned: list[int] = []
+    step = Learner.step
+
+    def watched(learner: Learner, batch: Sequence[Row]) -> StepStatistics:
+        learned.append(len(batch))
+        return step(learner, batch)
+
+    monkeypatch.setattr(Learner, "step", watched)
+    rules = ("allocator.advantage_samples=first_wave", "allocator.k_init=2", "allocator.k_max=4", "allocator.price=0")
+    summary = Wiring().train(tmp_path, cache, "run.steps=1", *rules)
+    (row,) = read_metrics(summary.directory)[1:]
+    assert row.rollouts > 2 * row.groups
+    assert learned == [2 * row.groups]
 
 
 def test_the_budget_is_never_exceeded(tmp_path: Path, cache: Path) -> None:
@@ -287,6 +308,21 @@ def test_a_trainer_is_not_stopped_by_its_allocator(tmp_path: Path, cache: Path) 
     assert "away" in rows[1].detail
     usage = wiring.ledger.sync().get_run("run").usage
     assert usage.committed + usage.overage == summary.rollouts
+
+
+def test_a_wrong_key_is_told_with_its_file(tmp_path: Path, cache: Path) -> None:
+    """One error that names the setting; the run does not begin, and nothing says that the allocator is away."""
+    wiring = Wiring()
+
+    class Closed(LocalAllocator):
+        async def create_run(self, spec: RunSpec) -> Run:
+            raise Unauthorized(f"unknown key for {spec.run_id}")
+
+    wiring.allocator = ResilientAllocator(Closed(), notify=lambda notice: wiring.told.append(Noticed(notice.detail)))
+    service = ("allocator.url=http://allocator.test", "allocator.key_file=my.key")
+    with pytest.raises(ConfigError, match=r"^allocator\.key_file = 'my\.key': unknown key for run$"):
+        wiring.train(tmp_path, cache, "run.steps=1", *service)
+    assert not [event for event in wiring.told if isinstance(event, Noticed)]
 
 
 class _Hearing(list[Event]):
