@@ -24,6 +24,8 @@ from trainer.errors import ConfigError
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
 SUMMARY_FILE = "summary.json"
+STEPS_A_LINE = 10
+"""Steps from one line of plain progress to the next: a log of a thousand steps stays readable."""
 
 
 class StepMetrics(BaseModel):
@@ -213,12 +215,20 @@ def _json_lines(directory: Path, step: int) -> Iterator[Listener]:
 def _plainly(event: Event) -> None:
     """Say on standard error what a user should know, where there is no bar to say it above."""
     if isinstance(event, Noticed):
-        Console(stderr=True, soft_wrap=True).print(event.text, markup=False, highlight=False)
+        _print(Console(stderr=True), event.text)
 
 
 @contextmanager
 def progress_bar(config: Config, console: Console | None = None) -> Iterator[Listener]:
-    """Show step, accuracy, rollouts used and saved, and what is out of order; on standard error by default."""
+    """Show step, accuracy, rollouts used and saved, and what is out of order; on standard error by default.
+
+    On a terminal that is a bar; elsewhere (a file, CI) whole lines without control characters, one a measurement and
+    one every `STEPS_A_LINE` steps.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield partial(_say, console, config.run.rollouts)
+        return
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
@@ -227,7 +237,7 @@ def progress_bar(config: Config, console: Console | None = None) -> Iterator[Lis
         TextColumn("[dim]{task.fields[phase]}"),
     )
     total = config.run.rollouts or config.run.steps
-    with Progress(*columns, console=console or Console(stderr=True), refresh_per_second=4) as bar:
+    with Progress(*columns, console=console, refresh_per_second=4) as bar:
         task = bar.add_task(config.method, total=total, shown="", phase="starting")
         yield partial(_show, bar, task, config.run.rollouts)
 
@@ -238,22 +248,38 @@ def _show(bar: Progress, task: TaskID, limit: int | None, event: Event) -> None:
             bar.update(task, phase=name)
         case Stepped(metrics=row):
             done = row.step if limit is None else row.rollouts_total
-            bar.update(task, completed=done, shown=_line(row, limit))
+            bar.update(task, completed=done, shown=_line(row, limit, degraded="[yellow]{}[/yellow]"))
         case Noticed(text=text):
-            bar.console.print(f"[yellow]{text}[/yellow]")
+            bar.console.print(text, style="yellow", markup=False, highlight=False)
         case Summary():
             bar.update(task, phase="done")
         case Started():
             pass
 
 
-def _line(row: StepMetrics, limit: int | None) -> str:
-    """Return a step in one line, for the progress bar."""
+def _say(console: Console, limit: int | None, event: Event) -> None:
+    match event:
+        case Stepped(metrics=row):
+            if row.held_out_accuracy is not None or row.step % STEPS_A_LINE == 0:
+                _print(console, f"{_line(row, limit)} · {row.elapsed_s:,.0f} s")
+        case Noticed(text=text):
+            _print(console, text)
+        case Started() | Phase() | Summary():
+            pass
+
+
+def _print(console: Console, text: str) -> None:
+    """Print a text as it is: a whole line, however wide, and without control characters where nothing shows them."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _line(row: StepMetrics, limit: int | None, *, degraded: str = "{}") -> str:
+    """Return a step in one line; `degraded` is the form of the word for decisions that fell back."""
     used = f"{row.rollouts_total:,}" + (f"/{limit:,}" if limit else "")
     parts = [f"step {row.step}", f"rollouts {used}, saved {row.rollouts_saved:,}"]
     parts += [f"accuracy {row.accuracy:.3f}"] if row.accuracy is not None else []
     parts += [f"held-out {row.held_out_accuracy:.3f}"] if row.held_out_accuracy is not None else []
-    parts += ["[yellow]fallback[/yellow]" if row.fallback else "[yellow]degraded[/yellow]"] if row.degraded else []
+    parts += [degraded.format("fallback" if row.fallback else "degraded")] if row.degraded else []
     return " · ".join(parts)
 
 

@@ -75,12 +75,30 @@ def test_the_bar_shows_what_matters() -> None:
     with progress_bar(load(None, ["run.rollouts=1000", "run.name=ours"]), console) as tell:
         tell(Started(Path("run"), "ours", 0, 0))
         tell(Phase(0, "rollouts"))
-        tell(Noticed("allocator away: connection refused"))
+        tell(Noticed("allocator away: connection [refused]"))
         tell(_row(3, accuracy=0.4567, rollouts_total=600, rollouts_saved=-40, degraded=True, fallback=True))
         tell(_summary(Path("run")))
     shown = console.export_text()
-    for word in ("ours", "step 3", "accuracy 0.457", "600/1,000", "saved -40", "fallback", "allocator away"):
+    for word in ("ours", "step 3", "accuracy 0.457", "600/1,000", "saved -40", "fallback", "connection [refused]"):
         assert word in shown
+
+
+def test_without_a_terminal_progress_is_whole_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One a measurement, one every tenth step, notices as they come; nothing is cut at 80 columns, nothing controls."""
+    notice = "allocator [gone]: " + "away " * 30
+    with listeners(load(None, ["run.rollouts=123456"]), tmp_path, 0) as tell:
+        tell(Started(tmp_path, "ours", 0, 0))
+        for step in range(1, 12):
+            tell(Phase(step, "rollouts"))
+            tell(_row(step, accuracy=0.25, rollouts_total=1000 * step, rollouts_saved=7 * step, elapsed_s=1.5 * step))
+        tell(_row(12, accuracy=0.5, held_out_accuracy=0.4, rollouts_total=12000, elapsed_s=18.0, degraded=True))
+        tell(Noticed(notice))
+        tell(_summary(tmp_path))
+    assert capsys.readouterr().err.splitlines() == [
+        "step 10 · rollouts 10,000/123,456, saved 70 · accuracy 0.250 · 15 s",
+        "step 12 · rollouts 12,000/123,456, saved 0 · accuracy 0.500 · held-out 0.400 · degraded · 18 s",
+        notice,
+    ]
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
