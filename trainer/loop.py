@@ -136,6 +136,7 @@ class Training:
         self._checks_left = CHECKED_STEPS if run.config.weights.check or run.config.rollouts.temperature != 1.0 else 0
         self._collector = _collector(run, parts)
         self._evaluator = _evaluator(run, parts)
+        self._measured_step: int | None = None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state; an empty one is a fresh start."""
@@ -186,7 +187,7 @@ class Training:
             )
         if not groups:
             if drawn.failed:
-                raise GenerationFailed(f"no rollouts for any of the step's prompts: {drawn.detail}")
+                raise GenerationFailed(self._nothing_drawn(drawn.detail))
             return False
         note_drawn(self.directory, self.progress.rollouts + drawn.used)
         batch = rows(groups, first_wave_only=self.config.allocator.advantage_samples == "first_wave")
@@ -202,6 +203,14 @@ class Training:
             self._save()
         self._report(groups, drawn, learned, quality, accuracy)
         return True
+
+    def _nothing_drawn(self, why: str) -> str:
+        """Say what to do: before the first step the setup is wrong, later something broke that worked."""
+        if self.progress.step == 0:
+            todo = "see that rollouts.urls answer, and that a prompt and rollouts.max_tokens fit the model's context"
+        else:
+            todo = f"mend the servers, then go on from the last checkpoint with run.id = '{self.directory.name}'"
+        return f"no rollouts for any prompt of step {self.progress.step + 1}: {why}; {todo}"
 
     def _book(self, drawn: int) -> None:
         """Take the ledger's word for how many rollouts were drawn, where it knows of more."""
@@ -241,6 +250,7 @@ class Training:
         if measured.failed:
             self._tell(Noticed(f"No server could answer {measured.failed} of the held-out problems."))
         self.progress.accuracy_end = measured.accuracy
+        self._measured_step = self.progress.step
         return measured.accuracy
 
     async def _measure_apart(self) -> None:
@@ -267,7 +277,8 @@ class Training:
         held = (await self._parts.allocator.get_run(self.directory.name)).usage.reserved
         left = f" {held} are held for groups that an earlier attempt left open, until their leases end." if held else ""
         self._tell(Noticed(f"The budget is used up: the allocator granted no rollout.{left}"))
-        await self._measure_apart()
+        if self._measured_step != self.progress.step:
+            await self._measure_apart()
         self._save()
 
     def _save(self) -> None:

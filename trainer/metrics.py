@@ -31,6 +31,9 @@ STEPS_A_LINE = 10
 class StepMetrics(BaseModel):
     """One line of `metrics.jsonl`. Step 0 is the measurement before the first step.
 
+    Lines are only appended. A run that ends early after a step without a measurement adds one, as a second line under
+    that step's number which says nothing of rollouts or learning; `read_metrics` joins the two.
+
     Attributes:
         step: optimiser steps done.
         version: weight version that the next rollouts are drawn from.
@@ -142,7 +145,7 @@ Listener = Callable[[Event], None]
 
 
 def read_metrics(directory: Path) -> list[StepMetrics]:
-    """Return the steps of a run so far; an unfinished last line is left out.
+    """Return the steps of a run so far, one row a step, in order; an unfinished last line is left out.
 
     Raises:
         ConfigError: there is no `metrics.jsonl` in `directory`, or nothing in it.
@@ -153,7 +156,17 @@ def read_metrics(directory: Path) -> list[StepMetrics]:
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     if not lines:
         raise ConfigError(f"{path} is empty: the run has not measured anything yet")
-    return [StepMetrics.model_validate_json(line) for line in lines]
+    rows: dict[int, StepMetrics] = {}
+    for row in map(StepMetrics.model_validate_json, lines):
+        known = rows.get(row.step)
+        rows[row.step] = row if known is None else _joined(known, row)
+    return list(rows.values())
+
+
+def _joined(step: StepMetrics, measurement: StepMetrics) -> StepMetrics:
+    """Return a step with what was measured after it."""
+    later = measurement.model_dump(exclude_defaults=True)
+    return step.model_copy(update={**later, "seconds": {**step.seconds, **measurement.seconds}})
 
 
 def read_config(directory: Path) -> Config:

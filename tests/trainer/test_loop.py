@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
-from rollout_budget.errors import Unauthorized, Unavailable
-from rollout_budget.wire import OpenAnswer, OpenRequest, Run, RunSpec
+from rollout_budget.errors import Unavailable
+from rollout_budget.wire import OpenAnswer, OpenRequest
 from tests.trainer.tiny import SHAPE, make_policy
 from trainer import rewards, tasks
 from trainer.config import Config, load
@@ -135,8 +135,9 @@ def test_the_budget_is_never_exceeded(tmp_path: Path, cache: Path) -> None:
     assert summary.rollouts == wiring.ledger.sync().get_run("run").usage.committed == 31
 
 
-def test_a_budget_that_is_gone_ends_the_run_quietly(tmp_path: Path, cache: Path) -> None:
-    """Somebody lowers the limit under way: the run says so, measures, saves and ends."""
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_budget_that_is_gone_ends_the_run_quietly(tmp_path: Path, cache: Path, every: int) -> None:
+    """Somebody lowers the limit under way: the run says so, measures if the last step was not, saves and ends."""
     wiring = Wiring()
     ledger = wiring.ledger
 
@@ -150,10 +151,13 @@ def test_a_budget_that_is_gone_ends_the_run_quietly(tmp_path: Path, cache: Path)
     strict = Strict()
     strict.__dict__.update({"_engine": ledger._engine, "_team": ledger._team})
     wiring.allocator = strict
-    summary = wiring.train(tmp_path, cache, "run.steps=5")
+    summary = wiring.train(tmp_path, cache, "run.steps=5", f"evaluation.every={every}")
     assert summary.steps == 1
     assert any(isinstance(event, Noticed) and "budget is used up" in event.text for event in wiring.told)
-    assert read_metrics(summary.directory)[-1].held_out_accuracy is not None
+    rows = read_metrics(summary.directory)
+    assert [row.step for row in rows] == [0, 1]
+    assert (rows[1].held_out_accuracy, rows[1].rollouts) == (summary.accuracy_end, summary.rollouts)
+    assert summary.evaluation_rollouts == 2 * 6
 
 
 def test_a_temperature_belongs_to_the_policy_that_is_learned(tmp_path: Path, cache: Path) -> None:
@@ -310,21 +314,6 @@ def test_a_trainer_is_not_stopped_by_its_allocator(tmp_path: Path, cache: Path) 
     assert usage.committed + usage.overage == summary.rollouts
 
 
-def test_a_wrong_key_is_told_with_its_file(tmp_path: Path, cache: Path) -> None:
-    """One error that names the setting; the run does not begin, and nothing says that the allocator is away."""
-    wiring = Wiring()
-
-    class Closed(LocalAllocator):
-        async def create_run(self, spec: RunSpec) -> Run:
-            raise Unauthorized(f"unknown key for {spec.run_id}")
-
-    wiring.allocator = ResilientAllocator(Closed(), notify=lambda notice: wiring.told.append(Noticed(notice.detail)))
-    service = ("allocator.url=http://allocator.test", "allocator.key_file=my.key")
-    with pytest.raises(ConfigError, match=r"^allocator\.key_file = 'my\.key': unknown key for run$"):
-        wiring.train(tmp_path, cache, "run.steps=1", *service)
-    assert not [event for event in wiring.told if isinstance(event, Noticed)]
-
-
 class _Hearing(list[Event]):
     """A list of events that also passes them on."""
 
@@ -356,11 +345,26 @@ class _Flaky:
 
 
 def test_a_run_without_any_generator_ends_with_an_error(tmp_path: Path, cache: Path) -> None:
-    """No rollouts for any prompt of a step is not borne: the error says why."""
+    """No rollouts for any prompt of a step is not borne: the error says why, and what to look at."""
     wiring = Wiring()
     wiring.make_generator = _Mute  # type: ignore[method-assign] # a generator that only measures
-    with pytest.raises(GenerationFailed, match="no rollouts for any of the step's prompts: no server"):
+    with pytest.raises(GenerationFailed, match=r"any prompt of step 1: no server; see that rollouts\.urls"):
         wiring.train(tmp_path, cache, "run.steps=2")
+
+
+def test_a_run_whose_generators_are_lost_says_how_to_go_on(tmp_path: Path, cache: Path) -> None:
+    """What worked and broke is no wrong setup: the last checkpoint stands, and the message names it by its run."""
+    wiring = Wiring()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def mute(event: Event) -> None:
+            if event == Phase(1, "rollouts"):
+                patch.setattr(InProcessGenerator, "generate", _Mute.generate)
+
+        wiring.told = _Hearing(mute)
+        with pytest.raises(GenerationFailed, match=r"step 2: no server; mend .* with run\.id = 'run'$"):
+            wiring.train(tmp_path, cache, "run.steps=2")
+    assert Wiring().train(tmp_path, cache, "run.steps=2").steps == 2
 
 
 class _Mute(InProcessGenerator):

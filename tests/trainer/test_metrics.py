@@ -127,6 +127,16 @@ def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
     assert [row.step for row in read_metrics(tmp_path)] == [1]
 
 
+def test_a_measurement_after_a_step_joins_its_row(tmp_path: Path) -> None:
+    """A run that ended early measured once more under its last step's number; that step's own figures stay."""
+    with listeners(load(None, [QUIET]), tmp_path, 0) as tell:
+        tell(_row(1, accuracy=0.25, groups=2, rollouts=8, elapsed_s=1.0, rollouts_total=8, seconds={"learning": 1.0}))
+        tell(_row(1, held_out_accuracy=0.5, elapsed_s=2.0, rollouts_total=8, seconds={"evaluation": 1.0}))
+    (row,) = read_metrics(tmp_path)
+    assert (row.accuracy, row.held_out_accuracy, row.groups, row.rollouts) == (0.25, 0.5, 2, 8)
+    assert (row.elapsed_s, row.seconds) == (2.0, {"learning": 1.0, "evaluation": 1.0})
+
+
 def test_notices_are_said_without_a_bar_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run in a batch job has no bar; that its allocator went away must be read somewhere."""
     with listeners(load(None, ["logging.progress=false"]), tmp_path, 0) as tell:
