@@ -1,7 +1,8 @@
 """Building blocks of the REST types: bounds, identifiers, ranges, errors.
 
 Every string, list and number that crosses the wire is bounded here, once; the bounds show in the OpenAPI documents.
-Numbers are finite: NaN and infinities are refused. Unknown fields are refused in requests.
+Numbers are numbers: NaN, infinities, strings and booleans are refused in their place; an integer may stand for a float.
+Unknown fields are refused in requests.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MAX_ROLLOUTS_PER_GROUP = 1024
 """Rollouts of one group: far above any group size in use (2 to 128)."""
 MAX_ROLLOUTS = 2**53 - 1
 """Largest count that every JSON reader keeps exact."""
+MAX_ATTEMPT = 1_000_000
+"""Highest attempt at one group."""
 MAX_VERSION = 2**31 - 1
 """Largest policy version: a training step counter."""
 MAX_SECONDS = 1e12
@@ -27,14 +30,16 @@ MAX_PROMPT_CHARS = 32_768
 
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS)]
-GroupCount = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS_PER_GROUP)]
-Version = Annotated[int, Field(ge=0, le=MAX_VERSION)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False, strict=True)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
+Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS, strict=True)]
+GroupCount = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS_PER_GROUP, strict=True)]
+GroupSize = Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP, strict=True)]
+Attempt = Annotated[int, Field(ge=0, le=MAX_ATTEMPT, strict=True)]
+Version = Annotated[int, Field(ge=0, le=MAX_VERSION, strict=True)]
 Outcomes = Annotated[list[Finite], Field(max_length=MAX_ROLLOUTS_PER_GROUP)]
 
 

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from rollout_budget.wire.common import (
     MAX_GROUPS,
     MAX_PROMPT_CHARS,
-    MAX_ROLLOUTS_PER_GROUP,
     Finite,
+    GroupSize,
     Identifier,
     NonNegative,
     Request,
@@ -74,7 +74,7 @@ class EvidenceRow(Request):
     key: Identifier
     version: Version
     successes: NonNegative
-    trials: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)]
+    trials: GroupSize
 
     @model_validator(mode="after")
     def _possible(self) -> EvidenceRow:

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from rollout_budget.wire.common import (
     MAX_GROUPS,
     MAX_PROMPT_CHARS,
-    MAX_ROLLOUTS_PER_GROUP,
+    Attempt,
     Count,
     Finite,
     GroupCount,
+    GroupSize,
     Identifier,
     Name,
     NonNegative,
@@ -56,8 +57,8 @@ class DecisionSettings(Request):
         description="Marginal cost of a rollout, in squared error on the outcome scale; "
         "by default the V0.5 paper's 1/16^2 on a {-1, +1} scale, mapped to this range.",
     )
-    k_init: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] | Literal["auto"] = 4
-    k_max: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] = 16
+    k_init: GroupSize | Literal["auto"] = 4
+    k_max: GroupSize = 16
     advantage_samples: Literal["all", "first_wave"] = Field(
         default="all",
         description="Samples whose advantage is non-zero: a reward-dependent stop biases later waves a little.",
@@ -84,9 +85,7 @@ class RunSpec(DecisionSettings):
     name: Name | None = None
     policy: Identifier
     prior_model: PriorModel = "gp"
-    reference_group_size: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP)] = Field(
-        default=16, description="Fixed group size that savings are stated against."
-    )
+    reference_group_size: GroupSize = Field(default=16, description="Fixed group size that savings are stated against.")
     limits: RunLimits = RunLimits()
 
 
@@ -146,7 +145,7 @@ class OpenGroup(Request):
     """One group to open. The same (group_id, attempt) with the same body gets the same answer again."""
 
     group_id: Identifier
-    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    attempt: Attempt = 0
     prompt_key: Identifier
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = Field(
         default=None, description="Text of the prompt; needed the first time the prior service sees its key."
@@ -161,7 +160,7 @@ class OpenRequest(Request):
     """Groups to open in one call."""
 
     groups: Annotated[list[OpenGroup], Field(min_length=1, max_length=MAX_GROUPS)]
-    lease_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
+    lease_s: Annotated[float, Field(gt=0, le=86_400, strict=True)] = Field(
         default=900.0, description="How long the grants are held for the caller; observe renews them."
     )
 
@@ -197,7 +196,7 @@ class ObserveGroup(Request):
     """All outcomes of a group so far, in any order; `rewards`, if given, are what advantages are formed from."""
 
     group_id: Identifier
-    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    attempt: Attempt = 0
     outcomes: Outcomes
     rewards: Outcomes | None = None
 
@@ -253,7 +252,7 @@ class CloseGroup(Request):
     """End of a group: how many rollouts were really drawn. Their outcomes become evidence unless `discard`."""
 
     group_id: Identifier
-    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    attempt: Attempt = 0
     used: GroupCount
     outcomes: Outcomes | None = Field(
         default=None, description="Final outcomes, where they differ from those observed."
