@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -15,7 +16,8 @@ from services.allocator.settings import Settings
 from services.kit import logs, serve
 from services.kit.app import document
 from services.kit.configuration import faults, listed
-from services.kit.database import connect
+from services.kit.database import Unreachable, connect, probe
+from services.kit.keys import ensure_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"services.allocator: {faults(error)}\n")
         return 2
     logs.configure()
-    COMMANDS[command](settings)
+    try:
+        COMMANDS[command](settings)
+    except (ValueError, OSError, Unreachable) as error:
+        sys.stderr.write(f"services.allocator: {error}\n")
+        return 2
     return 0
 
 
@@ -42,10 +48,27 @@ def openapi() -> str:
 
 
 def _serve(settings: Settings) -> None:
-    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=settings.mode == "production")
+    embedded = settings.mode == "embedded"
+    key_files = _key_files(settings) if embedded else []
+    for path in key_files:
+        ensure_file(path)
+    try:
+        probe(settings.url)
+    except Unreachable as error:
+        if embedded:
+            raise
+        sys.stderr.write(f"services.allocator: {error}; not ready until there is one\n")
+    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
+
+
+def _key_files(settings: Settings) -> list[Path]:
+    given = {"team.key": None, "admin.key": settings.admin_key, "pepper": settings.pepper}
+    return [settings.data / name for name, secret in given.items() if secret is None]
 
 
 def _migrate(settings: Settings) -> None:
+    probe(settings.url)
+
     async def upgrade() -> None:
         engine = connect(settings.url)
         try:

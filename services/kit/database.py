@@ -3,15 +3,17 @@
 Plain URLs are enough: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/NAME`; the asynchronous drivers are chosen here.
 SQLite runs in write-ahead mode with full synchronisation, so that what was acknowledged survives `kill -9`, and every
 transaction takes the write lock at its start (BEGIN IMMEDIATE), so that none fails half-way for want of it. Errors show
-statements without their parameters, which hold prompts.
+statements without their parameters, which hold prompts; for the same reason a SQLite file is made for its owner alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 BUSY_TIMEOUT_S = 5
@@ -22,18 +24,54 @@ STATEMENT_TIMEOUT_MS = 10_000
 POOL_SIZE = 10
 """Connections per process: enough to keep a small PostgreSQL busy, far below its default of 100."""
 
+PROBE_TIMEOUT_S = 10.0
+"""Longest wait for a first connection: a host that drops packets would hold the start up for minutes."""
+
+
+class Unreachable(Exception):
+    """A database that may come back: the line says which one and why, without the password."""
+
+
+def probe(url: str) -> None:
+    """Connect once.
+
+    Raises:
+        ValueError, OSError: this can never be a database of ours: its URL or its folder.
+        Unreachable: there is no connection now.
+    """
+
+    async def reach() -> None:
+        engine = connect(url)
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S), engine.connect():
+                pass
+        except (SQLAlchemyError, TimeoutError) as error:
+            cause = getattr(error, "orig", None) or str(error) or f"no answer within {PROBE_TIMEOUT_S:g} s"
+            place = make_url(url).set(username=None, password=None, query={}).render_as_string()
+            raise Unreachable(f"no connection to {place}: {' '.join(str(cause).split())}") from error
+        finally:
+            await engine.dispose()
+
+    asyncio.run(reach())
+
 
 def connect(url: str) -> AsyncEngine:
-    """Return an engine for `url`; creates the folder of a SQLite file.
+    """Return an engine for `url`; creates a SQLite file (mode 0600) and its folder.
 
     Raises:
         ValueError: the URL names neither SQLite nor PostgreSQL.
+        OSError: the file cannot be created.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("the database URL cannot be read; it is like sqlite:///FILE or postgresql://...") from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(parsed.database)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # its -wal and -shm take over the mode
         engine = create_async_engine(
             parsed.set(drivername="sqlite+aiosqlite"),
             connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},

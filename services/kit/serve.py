@@ -1,11 +1,17 @@
-"""Runs an application under uvicorn: one process, graceful stop, no access log (metrics count requests)."""
+"""Runs an application under uvicorn: one process, graceful stop, no access log (metrics count requests).
+
+When it is up it says so in one line of the log: the address, and which files hold the keys that it made.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -16,11 +22,13 @@ NOTICE_S = 5.0
 DRAIN_S = 20
 """Longest wait for requests in flight after that: twice the client's default deadline; both fit into 30 s."""
 
+_log = structlog.get_logger(__name__)
+
 
 class Server(uvicorn.Server):
     """Stops in order: says that it will (`app.state.draining`), goes on serving for `notice_s`, then closes and drains."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int, notice_s: float) -> None:
+    def __init__(self, app: FastAPI, *, host: str, port: int, notice_s: float, key_files: Sequence[Path] = ()) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -35,6 +43,16 @@ class Server(uvicorn.Server):
         )
         self._app = app
         self._notice_s = notice_s
+        self._key_files = key_files
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where, if it did."""
+        await super().startup(sockets)
+        if self.started:
+            bound = [one.getsockname()[:2] for server in self.servers for one in server.sockets]
+            places = ", ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in bound)
+            files = ", ".join(map(str, self._key_files))
+            _log.info(f"{self._app.title} listens on {places}" + (f"; keys in {files}" if files else ""))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give notice, then stop."""
@@ -43,7 +61,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(app: FastAPI, *, host: str, port: int, balanced: bool) -> None:
+def run(app: FastAPI, *, host: str, port: int, balanced: bool, key_files: Sequence[Path] = ()) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight; with notice where balancers probe (`balanced`)."""
     with contextlib.suppress(KeyboardInterrupt):
-        Server(app, host=host, port=port, notice_s=NOTICE_S if balanced else 0.0).run()
+        Server(app, host=host, port=port, notice_s=NOTICE_S if balanced else 0.0, key_files=key_files).run()

@@ -38,7 +38,7 @@ def openapi() -> str:
 
 def _serve() -> int:
     os.environ.update(NO_HUB)
-    from services.kit import logs, serve  # noqa: PLC0415  --help answers without loading the service
+    from services.kit import database, logs, serve  # noqa: PLC0415  --help answers without loading the service
     from services.prior_api.app import create_app  # noqa: PLC0415  the same
 
     try:
@@ -47,7 +47,15 @@ def _serve() -> int:
         sys.stderr.write(f"services.prior_api: {faults(error)}\n")
         return 2
     logs.configure()
-    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=settings.mode == "production")
+    embedded = settings.mode == "embedded"
+    try:
+        database.probe(settings.database)
+        app = create_app(settings)
+    except (ValueError, OSError, database.Unreachable) as error:
+        sys.stderr.write(f"services.prior_api: {error}\n")
+        return 2
+    key_files = [settings.key_file] if embedded else []
+    serve.run(app, host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
     return 0
 
 

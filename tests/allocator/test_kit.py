@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import stat
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
 from services.allocator.settings import Settings as AllocatorSettings
 from services.kit import http
@@ -51,6 +53,69 @@ async def test_database_errors_show_no_parameters(tmp_path: Path) -> None:
     finally:
         await engine.dispose()
     assert "a secret prompt" not in str(raised.value)
+
+
+async def test_a_database_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """It holds prompts; so do the files that SQLite keeps beside it."""
+    engine = connect(f"sqlite:///{tmp_path / 'x.db'}")
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE t (x)"))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}  # noqa: ASYNC240  a test's folder
+    finally:
+        await engine.dispose()
+    assert modes == dict.fromkeys(["x.db", "x.db-wal", "x.db-shm"], 0o600)
+
+
+COMMANDS = [
+    ("services.allocator", "ROLLOUT_BUDGET_ALLOCATOR_", "serve"),
+    ("services.allocator", "ROLLOUT_BUDGET_ALLOCATOR_", "migrate"),
+    ("services.prior_api", "ROLLOUT_BUDGET_PRIOR_", "serve"),
+]
+UNUSABLE = {
+    "a file as its folder": ({"DATA": "FOLDER/file"}, "file"),
+    "an unknown scheme": ({"DATABASE_URL": "mysql://u:hidden@h/d"}, "neither sqlite nor postgresql"),
+    "no URL": ({"DATABASE_URL": "hidden"}, "cannot be read"),
+    "nobody listens": ({"DATABASE_URL": "postgresql://u:hidden@127.0.0.1:1/d"}, "127.0.0.1:1/d"),
+}
+
+
+@pytest.mark.parametrize("called", COMMANDS, ids=lambda called: f"{called[0]} {called[2]}")
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_cannot_be_used_is_told_in_one_line(
+    called: tuple[str, str, str],
+    case: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Folder, scheme, address: status 2 and one line with the cause, never a traceback or a password."""
+    module, prefix, command = called
+    (tmp_path / "file").touch()
+    settings, cause = UNUSABLE[case]
+    monkeypatch.setenv(f"{prefix}DATA", str(tmp_path / "data"))
+    for name, value in settings.items():
+        monkeypatch.setenv(prefix + name, value.replace("FOLDER", str(tmp_path)))
+    main = importlib.import_module(f"{module}.__main__").main
+    assert main([command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{module}: ")
+    assert cause in line
+    assert "hidden" not in line
+
+
+async def test_a_server_says_where_it_listens_and_where_its_keys_are(tmp_path: Path) -> None:
+    """One line, with the port that it really has."""
+    server = Server(FastAPI(title="it"), host="127.0.0.1", port=0, notice_s=0.0, key_files=[tmp_path / "team.key"])
+    with capture_logs() as logs:
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110  uvicorn offers no event
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        server.should_exit = True
+        await serving
+    line = f"it listens on http://127.0.0.1:{port}; keys in {tmp_path / 'team.key'}"
+    assert logs == [{"event": line, "log_level": "info"}]
 
 
 async def test_no_client_can_make_labels() -> None:
