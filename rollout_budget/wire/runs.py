@@ -90,7 +90,10 @@ class RunSpec(DecisionSettings):
 
 
 class RunPatch(Request):
-    """Changes to a running run; absent fields stay. Lowering a limit below use only stops new grants."""
+    """Changes to a running run; absent fields stay. `limits` is replaced as a whole: one that it leaves out is lifted.
+
+    Lowering a limit below use only stops new grants.
+    """
 
     price: NonNegative | None = None
     limits: RunLimits | None = None
@@ -292,6 +295,11 @@ class BaselinesRequest(Request):
     """Group ids whose baselines are wanted, for trainers whose hook sees nothing else."""
 
     group_ids: Annotated[list[Identifier], Field(min_length=1, max_length=MAX_GROUPS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> BaselinesRequest:
+        require_distinct(self.group_ids)
+        return self
 
 
 class GroupBaselines(Wire):

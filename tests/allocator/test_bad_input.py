@@ -32,6 +32,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "id twice in observe": (OBSERVE, batch(OBSERVED, OBSERVED)),
     "id twice in open": (OPEN, batch(GROUP, GROUP)),
     "id twice in close": (CLOSE, batch({"group_id": "g", "used": 1}, {"group_id": "g", "used": 1})),
+    "id twice in baselines": ("runs/r/baselines", {"group_ids": ["g", "g"]}),
     "rewards of another length": (OBSERVE, batch({**OBSERVED, "rewards": [1.0, 2.0]})),
     "more outcomes than the bound": (
         OBSERVE,

@@ -6,7 +6,7 @@ import pytest
 
 from rollout_budget.engine import closing
 from rollout_budget.errors import Conflict, InvalidInput, Unavailable
-from rollout_budget.wire import CloseGroup, OpenGroup, Range, RunPatch
+from rollout_budget.wire import CloseGroup, OpenGroup, Range, RunLimits, RunPatch
 from tests.engine.world import RUN, TEAM, Desk, PowerCut
 
 
@@ -145,3 +145,10 @@ async def test_a_patch_changes_what_it_names(desk: Desk) -> None:
     assert (await desk.start(price=0.5, limits={"rollouts": 9})).spec.price == 0.25
     with pytest.raises(Conflict):
         await desk.start(price=0.25, limits={"rollouts": 9})
+
+
+async def test_a_patch_replaces_limits_as_a_whole(desk: Desk) -> None:
+    """A limit that the patch leaves out is lifted."""
+    await desk.start(limits={"rollouts": 9, "rollouts_per_step": 4})
+    patched = await desk.engine.patch_run(TEAM, RUN, RunPatch(limits=RunLimits(rollouts_per_step=5)))
+    assert patched.spec.limits == RunLimits(rollouts_per_step=5)
