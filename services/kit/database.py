@@ -47,7 +47,7 @@ def probe(url: str) -> None:
                 pass
         except (SQLAlchemyError, TimeoutError) as error:
             cause = getattr(error, "orig", None) or str(error) or f"no answer within {PROBE_TIMEOUT_S:g} s"
-            place = make_url(url).set(username=None, password=None, query={}).render_as_string()
+            place = make_url(url).set(query={}).render_as_string()
             raise Unreachable(f"no connection to {place}: {' '.join(str(cause).split())}") from error
         finally:
             await engine.dispose()
