@@ -9,7 +9,7 @@ import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
 from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
-from services.kit import bodies, database, http, problems
+from services.kit import bodies, database, http, problems, segments
 from services.kit.app import Application
 from services.prior_api import endpoints
 from services.prior_api.auth import Door
@@ -84,5 +84,6 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     problems.install(app)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=ready)
+    segments.install(app)
     app.include_router(endpoints.router)
     return app

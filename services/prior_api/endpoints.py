@@ -48,7 +48,7 @@ async def register_prompts(
     return await service.register_prompts(team, body.prompts)
 
 
-@router.post("/policies/{policy:path}/evidence", operation_id="add_evidence", tags=["evidence"], summary="Add outcomes")
+@router.post("/policies/{policy:rest}/evidence", operation_id="add_evidence", tags=["evidence"], summary="Add outcomes")
 async def add_evidence(
     policy: PolicyName, body: Annotated[EvidenceRequest, examples.EVIDENCE], team: Team, service: Service
 ) -> EvidenceAnswer:
@@ -63,7 +63,7 @@ async def policies(team: Team, service: Service) -> PoliciesAnswer:
 
 
 @router.get(
-    "/policies/{policy:path}",
+    "/policies/{policy:rest}",
     operation_id="policy",
     tags=["evidence"],
     summary="Show a policy",
