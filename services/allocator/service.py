@@ -54,13 +54,12 @@ class Service:
                 Worker("audit", self.audit, self.settings.audit_every_s),
                 Worker("gauges", self._read_budgets, GAUGES_EVERY_S),
             ]
-            tasks = [asyncio.create_task(worker.run()) for worker in workers]
+            for worker in workers:
+                worker.start()
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*(worker.stop() for worker in workers))
 
     async def missing(self) -> str | None:
         """Return why the service is not ready, None if it is."""

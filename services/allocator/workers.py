@@ -9,6 +9,8 @@ import structlog
 
 MAX_PAUSE_S = 60.0
 """Longest pause after failures: a dependency that is back is noticed within a minute."""
+STOP_S = 5.0
+"""How long a round under way may go on at the end: one that is cut off leaves a database connection half open."""
 
 _log = structlog.get_logger(__name__)
 
@@ -27,15 +29,29 @@ class Worker:
         self._job = job
         self._every_s = every_s
         self._woken = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin with the first round."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Let the round under way end, for at most `STOP_S`; no other follows."""
+        self._stopping.set()
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=STOP_S)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def wake(self) -> None:
         """Ask for a round now, or after the pause of a failure."""
         self._woken.set()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._stopping.is_set():
             self._woken.clear()
             try:
                 await self._job()
@@ -46,11 +62,11 @@ class Worker:
             await self._pause(failures)
 
     async def _pause(self, failures: int) -> None:
-        if failures:
-            await asyncio.sleep(min(self._every_s * 2.0 ** min(failures, 10), MAX_PAUSE_S))
-            return
+        """Wait for the next round; being woken shortens no pause after a failure, being stopped shortens any."""
+        signal = self._stopping if failures or self._stopping.is_set() else self._woken
+        pause_s = min(self._every_s * 2.0 ** min(failures, 10), MAX_PAUSE_S) if failures else self._every_s
         try:
-            async with asyncio.timeout(self._every_s):  # unlike wait_for, it never swallows a cancellation
-                await self._woken.wait()
+            async with asyncio.timeout(pause_s):  # unlike wait_for, it never swallows a cancellation
+                await signal.wait()
         except TimeoutError:
             return

@@ -1,4 +1,7 @@
-"""One process of a contention test: eight tasks reserve from one team's budget until it is gone; prints the sum."""
+"""One process of a contention test: eight tasks reserve from one team's budget until it is gone; prints the sum.
+
+It says `ready` and begins when its standard input ends, so that all processes begin together.
+"""
 
 from __future__ import annotations
 
@@ -38,4 +41,6 @@ async def hammer(url: str, process: str) -> int:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)  # noqa: T201  read by the test
+    sys.stdin.read()
     print(asyncio.run(hammer(sys.argv[1], sys.argv[2])))  # noqa: T201  read by the test

@@ -304,14 +304,33 @@ async def test_a_worker_works_when_woken_and_goes_on_after_failures() -> None:
             raise Unavailable("not yet")
 
     worker = Worker("test", job, every_s=0.001)
-    task = asyncio.create_task(worker.run())
+    worker.start()
     assert [await rounds.get(), await rounds.get()] == [1, 2]
-    task.cancel()
+    await worker.stop()
     patient = Worker("test", job, every_s=3600.0)
-    task = asyncio.create_task(patient.run())
+    patient.start()
     before = await rounds.get()
     patient.wake()
     assert await rounds.get() > before
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert task.cancelled()
+    await patient.stop()
+
+
+async def test_a_round_under_way_ends_before_a_worker_does() -> None:
+    """Stopping cuts no round off, and no other follows."""
+    begun, release = asyncio.Event(), asyncio.Event()
+    ended = 0
+
+    async def job() -> None:
+        nonlocal ended
+        begun.set()
+        await release.wait()
+        ended += 1
+
+    worker = Worker("test", job, every_s=0.001)
+    worker.start()
+    await begun.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await asyncio.sleep(0)
+    release.set()
+    await stopping
+    assert ended == 1
