@@ -84,7 +84,7 @@ def connect(url: str) -> AsyncEngine:
         bounds = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         return create_async_engine(
             parsed.set(drivername="postgresql+psycopg"),
-            connect_args={"options": bounds},
+            connect_args={"options": bounds, "client_encoding": "utf8"},  # whatever the database was made with
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
