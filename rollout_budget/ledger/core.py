@@ -8,12 +8,12 @@ states the same rules as statements and is tested against this one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from rollout_budget.errors import Conflict, InvalidInput, NotFound
+from rollout_budget.errors import InvalidInput, NotFound
+from rollout_budget.ledger.asks import answered, common_step, require_lease, require_same, shared
 from rollout_budget.ledger.base import (
     Account,
     Ask,
@@ -73,8 +73,8 @@ def reserve(
     books: Books, account: Account, asks: Sequence[Ask], lease_s: float, share: Share, *, now: float
 ) -> Step[list[Reservation]]:
     """Hold all asks, or what `share` makes of what is left (see `Ledger.reserve`)."""
-    _require_lease(lease_s)
-    step = _common_step(asks)
+    require_lease(lease_s)
+    step = common_step(asks)
     left = available(books, account, step, now=now)
     fresh = [index for index, ask in enumerate(asks) if not _answered(books, account, ask)]
     wanted = sum(asks[index].rollouts for index in fresh)
@@ -85,7 +85,7 @@ def reserve(
         left = available(books, account, step, now=now)
     grants = [ask.rollouts for ask in asks]
     if fresh and left is not None and left < wanted:
-        grants = _shared(asks, fresh, share, max(left, 0))
+        grants = shared(asks, fresh, share, max(left, 0))
     held = _hold(books, account, {asks[index]: grants[index] for index in fresh}, lease_s, now=now)
     answer = [reservation(held.books, account.team, ask.id, now=now) for ask in asks]
     return Step(held.books, answer, freed + held.entries)
@@ -114,7 +114,7 @@ def settle(books: Books, account: Account, settlements: Sequence[Settlement], *,
 
 def renew(books: Books, account: Account, lease_s: float, ids: Sequence[str] | None, *, now: float) -> Step[int]:
     """Extend the leases of what is still held, due or not; a shorter lease than what remains changes nothing."""
-    _require_lease(lease_s)
+    require_lease(lease_s)
     leases = books.leases.get(account, {})
     kept = leases if ids is None else {key: leases[key] for key in ids if key in leases}
     renewed = {key: max(end, now + lease_s) for key, end in kept.items()}
@@ -177,53 +177,19 @@ def _team_limits(books: Books, team: str, *, now: float) -> Iterator[tuple[str, 
     return ((window, limit) for window, limit in windows if limit is not None)
 
 
-def _require_lease(lease_s: float) -> None:
-    if not 0.0 < lease_s < math.inf:
-        raise InvalidInput(f"a lease needs a finite time above 0 s, got {lease_s}")
-
-
-def _common_step(asks: Sequence[Ask]) -> int | None:
-    if len({ask.id for ask in asks}) != len(asks):
-        raise InvalidInput("a reservation id occurs twice in one call")
-    if any(ask.rollouts < 1 for ask in asks):
-        raise InvalidInput("an ask needs at least one rollout")
-    steps = {ask.step for ask in asks}
-    if len(steps) > 1:
-        raise InvalidInput(f"the asks of one call name {len(steps)} different steps")
-    return next(iter(steps), None)
-
-
 def _answered(books: Books, account: Account, ask: Ask) -> bool:
     """Whether this very ask was answered before (G3); another ask under its id is a conflict (G4)."""
     hold = books.holds.get((account.team, ask.id))
     if hold is None:
         return False
-    first = hold.reservation
-    if (first.account, first.asked, first.step) != (account, ask.rollouts, ask.step):
-        raise Conflict(f"reservation {ask.id!r} was asked for with another body before")
+    require_same(hold.reservation, account, ask)
     return True
-
-
-def _shared(asks: Sequence[Ask], fresh: Sequence[int], share: Share, left: int) -> list[int]:
-    grants = [int(grant) for grant in share(left)]
-    if len(grants) != len(asks) or not all(0 <= grant <= ask.rollouts for grant, ask in zip(grants, asks, strict=True)):
-        raise InvalidInput("a share gives each ask between nothing and what it asked for")
-    if sum(grants[index] for index in fresh) > left:
-        raise InvalidInput(f"a share gave out more than the {left} rollouts that are left")
-    return grants
 
 
 def _hold(books: Books, account: Account, grants: Mapping[Ask, int], lease_s: float, *, now: float) -> Step[None]:
     day = day_of(now)
-    holds: dict[str, Hold] = {}
-    entries: list[Entry] = []
-    for ask, grant in grants.items():
-        state = Reservation(ask.id, account, ask.rollouts, grant, ask.step, "reserved" if grant else "refused")
-        holds[ask.id] = Hold(state, day)
-        if grant:
-            entries.append(Entry(account, "reserve", ask.id, grant, day, ask.step))
-        if grant < ask.rollouts:
-            entries.append(Entry(account, "refuse", ask.id, ask.rollouts - grant, day, ask.step))
+    held, entries = answered(account, grants, day)
+    holds = {one.id: Hold(one, day) for one in held}
     leases = {ask.id: now + lease_s for ask, grant in grants.items() if grant}
     return Step(books.after(entries, holds, leases, account), None, tuple(entries))
 

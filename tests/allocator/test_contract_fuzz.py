@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from pydantic import SecretStr
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
@@ -21,6 +17,7 @@ from services.allocator.__main__ import openapi
 from services.allocator.app import create_app
 from services.allocator.settings import Settings
 from tests.allocator.databases import fresh_sqlite
+from tests.served import served
 
 EXAMPLES = 10
 """Random requests per route, beside the systematic ones: seconds in all."""
@@ -40,22 +37,11 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Run the application under uvicorn in a thread; it stops as on SIGTERM."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The service in its embedded mode."""
     folder: Path = tmp_path_factory.mktemp("fuzz")
-    app = create_app(Settings(data=folder, database_url=SecretStr(fresh_sqlite(folder))))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    keys = [(folder / name).read_text().strip() for name in ("team.key", "admin.key")]
-    yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", *keys)
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    with served(create_app(Settings(data=folder, database_url=SecretStr(fresh_sqlite(folder))))) as url:
+        yield Served(url, *((folder / name).read_text().strip() for name in ("team.key", "admin.key")))
 
 
 schema = schemathesis.openapi.from_dict(json.loads(openapi()))
@@ -69,8 +55,8 @@ schema = schemathesis.openapi.from_dict(json.loads(openapi()))
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_g20_every_answer_is_as_documented(case: schemathesis.Case, served: Served) -> None:
+def test_g20_every_answer_is_as_documented(case: schemathesis.Case, service: Served) -> None:
     """Status, content type and schema of every answer stand in the document; none is 5xx."""
-    token = served.admin if "/admin/" in case.path else served.team
+    token = service.admin if "/admin/" in case.path else service.team
     headers = {"Authorization": f"Bearer {token}"}
-    case.call_and_validate(base_url=served.url, headers=headers, excluded_checks=TOO_STRICT)
+    case.call_and_validate(base_url=service.url, headers=headers, excluded_checks=TOO_STRICT)

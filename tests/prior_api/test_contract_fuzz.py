@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from pydantic import SecretStr
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
@@ -20,6 +16,7 @@ from services.prior_api.app import create_app
 from services.prior_api.settings import Settings
 from tests.prior_api.conftest import SERVICE
 from tests.prior_api.fakes import FakeEncoder
+from tests.served import served
 
 EXAMPLES = 15
 """Random requests per route, beside the systematic ones: seconds in all."""
@@ -31,19 +28,11 @@ TOO_STRICT = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run the application under uvicorn in a thread; it stops as on SIGTERM."""
+    """The service with one key that may speak for any team."""
     secret = SecretStr(SERVICE)
     app = create_app(Settings(data=tmp_path_factory.mktemp("fuzz"), service_keys=[secret]), encoder=FakeEncoder())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with served(app) as address:
+        yield address
 
 
 schema = schemathesis.openapi.from_dict(json.loads(openapi()))

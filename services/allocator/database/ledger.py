@@ -8,7 +8,6 @@ entries. Settlement is `core`'s, on the rows named by the request, under the tea
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from sqlalchemy import Row, and_, bindparam, case, select, update
 from sqlalchemy import insert as plain_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from rollout_budget.errors import Conflict, InvalidInput
+from rollout_budget.errors import InvalidInput
 from rollout_budget.ledger import core
+from rollout_budget.ledger.asks import answered, common_step, require_lease, require_same, shared
 from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
 from rollout_budget.ledger.books import Books, Entry, Hold, day_of, project
 from rollout_budget.ledger.maps import Map
@@ -71,8 +71,8 @@ class SqlLedger:
 
     async def reserve(self, account: Account, asks: Sequence[Ask], lease_s: float, share: Share) -> list[Reservation]:
         """Hold all asks, or what `share` makes of what is left."""
-        _require_lease(lease_s)
-        _require_asks(asks)
+        require_lease(lease_s)
+        common_step(asks)
         with self._timed("reserve"):
             moment = await self._gate(account.team)
             answers = await self._answered(account, asks, moment)
@@ -107,7 +107,7 @@ class SqlLedger:
 
     async def renew(self, account: Account, lease_s: float, ids: Sequence[str] | None = None) -> int:
         """Extend the leases of these reservations that are still held; never shorten one."""
-        _require_lease(lease_s)
+        require_lease(lease_s)
         ends = await self._gate(account.team) + lease_s
         of_run = and_(reservations.c.team == account.team, reservations.c.run == account.run)
         later = case((reservations.c.expires_s > ends, reservations.c.expires_s), else_=ends)
@@ -159,9 +159,8 @@ class SqlLedger:
         rows = await self._rows(account.team, [ask.id for ask in asks])
         found = {key: as_reservation(row, moment) for key, row in rows.items()}
         for ask in asks:
-            first = found.get(ask.id)
-            if first is not None and (first.account, first.asked, first.step) != (account, ask.rollouts, ask.step):
-                raise Conflict(f"reservation {ask.id!r} was asked for with another body before")
+            if ask.id in found:
+                require_same(found[ask.id], account, ask)
         return found
 
     async def _grant(
@@ -177,10 +176,8 @@ class SqlLedger:
         if await self._accounts.take(charged, sum(wanted)):
             return wanted
         left = max(0, min(await self._accounts.left(charged), default=0))
-        shared = list(share(left))
-        if len(shared) != len(asks) or not all(0 <= n <= ask.rollouts for n, ask in zip(shared, asks, strict=True)):
-            raise InvalidInput("a share gives each ask between nothing and what it asked for")
-        grants = [int(shared[index]) for index in fresh]
+        given = shared(asks, fresh, share, left)
+        grants = [given[index] for index in fresh]
         if sum(grants) and not await self._accounts.take(charged, sum(grants)):
             raise InvalidInput(f"a share gave out more than the {left} rollouts that are left")
         return grants
@@ -190,19 +187,10 @@ class SqlLedger:
     ) -> list[Reservation]:
         """Store reservations and entries of what `_grant` took; the counters have moved already."""
         day = day_of(moment)
-        held = [
-            Reservation(ask.id, account, ask.rollouts, grant, ask.step, "reserved" if grant else "refused")
-            for ask, grant in zip(asks, grants, strict=True)
-        ]
+        held, lines = answered(account, dict(zip(asks, grants, strict=True)), day)
         ends = [moment + lease_s if one.rollouts else None for one in held]
         rows = [_reservation_row(one, day, end) for one, end in zip(held, ends, strict=True)]
         await self._connection.execute(plain_insert(reservations), rows)
-        lines = [Entry(account, "reserve", one.id, one.rollouts, day, one.step) for one in held if one.rollouts]
-        lines += [
-            Entry(account, "refuse", one.id, one.asked - one.rollouts, day, one.step)
-            for one in held
-            if one.rollouts < one.asked
-        ]
         await self._append(lines, moment)
         return [replace(one, expires_in_s=lease_s) if one.rollouts else one for one in held]
 
@@ -262,17 +250,3 @@ def _entry_row(line: Entry, moment: float) -> dict[str, Any]:
     row = asdict(line)
     account = row.pop("account")
     return {**account, **row, "at_s": moment}
-
-
-def _require_lease(lease_s: float) -> None:
-    if not 0.0 < lease_s < math.inf:
-        raise InvalidInput(f"a lease needs a finite time above 0 s, got {lease_s}")
-
-
-def _require_asks(asks: Sequence[Ask]) -> None:
-    if len({ask.id for ask in asks}) != len(asks):
-        raise InvalidInput("a reservation id occurs twice in one call")
-    if any(ask.rollouts < 1 for ask in asks):
-        raise InvalidInput("an ask needs at least one rollout")
-    if len({ask.step for ask in asks}) > 1:
-        raise InvalidInput("the asks of one call name different steps")
