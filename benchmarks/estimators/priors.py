@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.estimators.data import TRIALS, Split
 from rollout_budget.outcomes import FloatArray
-from services.prior_api.encoder import MiniLM
+from services.prior_api.encoders import MiniLM
 from services.prior_api.heads import Context, GaussianProcess, Question
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.records import Cell

@@ -14,7 +14,7 @@ from services.kit.app import Application
 from services.prior_api import endpoints
 from services.prior_api.auth import Door
 from services.prior_api.batching import Batcher
-from services.prior_api.encoder import ENCODERS, Encoder
+from services.prior_api.encoders import ENCODERS, Encoder
 from services.prior_api.features import SqlFeatureCache
 from services.prior_api.fits import Fits
 from services.prior_api.heads import GaussianProcess

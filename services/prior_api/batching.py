@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rollout_budget.errors import Unavailable
-from services.prior_api.encoder import Encoder
+from services.prior_api.encoders import Encoder
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.metrics import Metrics
 from services.prior_api.records import Text

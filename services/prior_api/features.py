@@ -12,7 +12,7 @@ import structlog
 
 from rollout_budget.errors import RolloutBudgetError
 from services.prior_api.batching import Batcher
-from services.prior_api.encoder import Encoder
+from services.prior_api.encoders import Encoder
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.metrics import Metrics
 from services.prior_api.records import Text

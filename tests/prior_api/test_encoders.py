@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from services.prior_api.encoder import MiniLM
+from services.prior_api.encoders import MiniLM
 
 TEXTS = [
     "Find all prime numbers $p$ such that $p^3 = r^3 - q^2$.",

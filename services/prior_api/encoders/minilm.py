@@ -1,32 +1,14 @@
-"""Encoders turn texts into unit vectors. The default needs no model hub and no GPU: its weights come in a package.
-
-An encoder is loaded and called in one worker thread, never on the event loop; torch is imported only there.
-"""
+"""The packaged sentence model: no model hub, no GPU, no network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from services.prior_api.heads.base import Float32Array
 
 MINILM_TOKENS = 256
 """Tokens of a text that the sentence model was trained on; what follows is cut, as in the package's own output."""
-
-
-class Encoder(Protocol):
-    """What a feature cache needs: a name that changes whenever the features do, their width, and two slow calls."""
-
-    name: str
-    width: int
-
-    def load(self) -> None:
-        """Load weights; called once, before the first `encode`, in the encoder's thread."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Return one unit vector per text, shape (len(texts), width); called in the encoder's thread."""
-        ...
 
 
 class MiniLM:
@@ -66,7 +48,3 @@ class MiniLM:
             means = (states * mask).sum(dim=1) / mask.sum(dim=1)
             vectors: Float32Array = torch.nn.functional.normalize(means, dim=1).numpy()
         return vectors
-
-
-ENCODERS: dict[str, Callable[[int], Encoder]] = {"minilm": MiniLM}
-"""By the name used in settings; each is made with the number of threads it may use."""
