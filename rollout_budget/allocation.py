@@ -10,16 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from rollout_budget.groups import IntArray
-from rollout_budget.outcomes import FloatArray
-from rollout_budget.stopping.base import Worth
-
-SMALLEST_WORTH = 1e-300
-"""A rollout worth less counts as worth nothing: it keeps the closed form clear of overflow and of denormal numbers."""
-
-
-def marginal(worth: Worth, number: IntArray) -> FloatArray:
-    """Return the worth of the `number`-th further rollout of each group, `number >= 1`, shape (G,)."""
-    return np.divide(worth.scale, (worth.size + (number - 1.0)) * (worth.size + number), dtype=np.float64)
+from rollout_budget.stopping.worth import SMALLEST_WORTH, Worth
 
 
 def wanted(worth: Worth, price: float) -> IntArray:
@@ -31,7 +22,7 @@ def wanted(worth: Worth, price: float) -> IntArray:
         worth: curves on the unit scale.
         price: squared error that a rollout must save, unit scale, finite, >= 0.
     """
-    return _worth_more_than(worth, price, worth.most) if worth.priced else worth.most.copy()
+    return worth.more_than(price, worth.most) if worth.priced else worth.most.copy()
 
 
 def share(worth: Worth, wanted: IntArray, cap: int) -> IntArray:
@@ -42,32 +33,16 @@ def share(worth: Worth, wanted: IntArray, cap: int) -> IntArray:
     cap = max(cap, 0)
     if cap >= int(wanted.sum()):
         return wanted.copy()
-    low, high = -1.0, float(worth.scale.max() / (worth.size.min() * (worth.size.min() + 1.0)))
+    low, high = -1.0, worth.highest
     above = -1
     while above != cap and (middle := _between(low, high)) is not None:
-        above = int(_worth_more_than(worth, middle, wanted).sum())
+        above = int(worth.more_than(middle, wanted).sum())
         low, high = (middle, high) if above > cap else (low, middle)
-    certain = _worth_more_than(worth, high, wanted)
-    tied = _worth_more_than(worth, low, wanted) - certain
+    certain = worth.more_than(high, wanted)
+    tied = (wanted if low < 0.0 else worth.more_than(low, wanted)) - certain
     before = np.cumsum(tied) - tied
     granted: IntArray = certain + np.clip(cap - int(certain.sum()) - before, 0, tied)
     return granted
-
-
-def _worth_more_than(worth: Worth, threshold: float, most: IntArray) -> IntArray:
-    """Count the rollouts of each group worth more than `threshold`, at most `most`.
-
-    `scale > threshold x (x + 1)` with `x = size + j - 1` is a quadratic in j. Its root may be off by one in floating
-    point, so it is checked against the curve itself on both sides.
-    """
-    if threshold < 0.0:
-        return most.copy()
-    threshold = max(threshold, SMALLEST_WORTH)
-    root = np.sqrt(0.25 + worth.scale / threshold) - 0.5
-    count = np.clip(np.ceil(root - worth.size), 0, most).astype(np.int64)
-    count += (count < most) & (marginal(worth, count + 1) > threshold)
-    count -= (count > 0) & (marginal(worth, np.maximum(count, 1)) <= threshold)
-    return count
 
 
 def _between(low: float, high: float) -> float | None:

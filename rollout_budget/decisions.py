@@ -75,31 +75,36 @@ class Plan:
         baselines: baselines of what was drawn so far.
         worth: what further rollouts are worth, to share a cap by (`allocation.share`).
         wanted: further rollouts that each group asks for, shape (G,); 0 means stop.
+        given_up: whether a group is to be replaced, as its outcomes carry no signal, shape (G,).
     """
 
     baselines: Baselines
     worth: Worth
     wanted: IntArray
+    given_up: BoolArray
 
 
 def first_wave(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
-    """Plan wave 0 of groups without outcomes: `k_init` each, or by worth with at least one, at most `k_max`."""
+    """Plan wave 0 of groups without outcomes, each of at most `k_max`.
+
+    It is `k_init` each; for a `pooled` rule `k_init` on average, shared by worth; where the rule leaves it to the worth
+    (`k_init` "auto"), all that is worth its price, at least one.
+    """
     worth = rules.stopping.worth(groups, reliability, rules.k_max)
     size = rules.stopping.first(rules.k_init, rules.k_max)
-    wanted = (
-        np.clip(allocation.wanted(worth, rules.price), 1, rules.k_max)
-        if size is None
-        else np.full(len(groups), size, dtype=np.int64)
-    )
-    return Plan(baselines=rules.estimator(groups, reliability), worth=worth, wanted=wanted)
+    if size is None:
+        wanted = np.clip(allocation.wanted(worth, rules.price), 1, rules.k_max)
+    elif rules.stopping.pooled:
+        wanted = allocation.share(worth, worth.most, size * int((groups.sizes == 0).sum()))
+    else:
+        wanted = np.full(len(groups), size, dtype=np.int64)
+    return _plan(rules, groups, reliability, worth, wanted)
 
 
 def next_wave(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
     """Plan the next wave of groups from all their outcomes so far."""
     worth = rules.stopping.worth(groups, reliability, rules.k_max)
-    return Plan(
-        baselines=rules.estimator(groups, reliability), worth=worth, wanted=allocation.wanted(worth, rules.price)
-    )
+    return _plan(rules, groups, reliability, worth, allocation.wanted(worth, rules.price))
 
 
 def sample_baselines(
@@ -124,3 +129,10 @@ def sample_baselines(
     head = Groups(groups.prior, groups.prior_error, np.minimum(first, groups.sizes), groups.outcomes[in_first])
     whole[in_first] = rules.estimator(head, reliability).per_sample
     return whole, in_first
+
+
+def _plan(rules: Rules, groups: Groups, reliability: Reliability, worth: Worth, wanted: IntArray) -> Plan:
+    given_up = np.zeros(len(groups), dtype=np.bool_)
+    if rules.stopping.refills:
+        given_up = (groups.sizes >= rules.k_max) & groups.uniform
+    return Plan(rules.estimator(groups, reliability), worth, wanted, given_up)

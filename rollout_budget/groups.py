@@ -99,6 +99,14 @@ class Groups:
         np.divide(squares, self.sizes - 1, out=variances, where=self.sizes > 1)
         return variances
 
+    @cached_property
+    def uniform(self) -> NDArray[np.bool_]:
+        """Whether all outcomes of a group are equal, shape (G,); true where it has none."""
+        low, high = np.full(len(self), np.inf), np.full(len(self), -np.inf)
+        np.minimum.at(low, self.owner, self.outcomes)
+        np.maximum.at(high, self.owner, self.outcomes)
+        return low >= high
+
     def split(self, per_sample: FloatArray) -> list[FloatArray]:
         """Cut a flat array of shape (N,) into one array per group."""
         return np.split(per_sample, np.cumsum(self.sizes)[:-1]) if len(self) else []

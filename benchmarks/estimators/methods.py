@@ -13,7 +13,7 @@ from rollout_budget import baselines, stopping
 from rollout_budget.decisions import PAPER_PRICE, PAPER_RANGE, Rules
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.stopping import StoppingRule, Worth
+from rollout_budget.stopping import Curve, StoppingRule
 from rollout_budget.stopping.posterior_variance import PosteriorVariance
 
 K_MAX = 16
@@ -26,7 +26,7 @@ class OneByOne(PosteriorVariance):
 
     name = "posterior_variance_one_by_one"
 
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Worth:
+    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
         """Return the rule's curves, `most` 1."""
         whole = super().worth(groups, reliability, k_max)
         return replace(whole, most=np.minimum(whole.most, 1))

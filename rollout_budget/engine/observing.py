@@ -175,7 +175,7 @@ async def _hold(
         if asked_now
     ]
     account = Account(run.team, run.spec.run_id)
-    found = await waves.hold(transaction.ledger, account, wishes, waves.beyond(plan.worth, spare))
+    found = await waves.hold(transaction.ledger, account, wishes, plan.worth.beyond(spare))
     more = [held + found.get(place, 0) for place, held in enumerate(spare.tolist())]
     return [(found[place],) if place in found else () for place in range(len(records))], more
 

@@ -16,7 +16,7 @@ from rollout_budget import allocation, decisions
 from rollout_budget.decisions import Plan, Rules
 from rollout_budget.engine.ids import reservation_ids
 from rollout_budget.engine.records import GroupRecord
-from rollout_budget.groups import Groups, IntArray
+from rollout_budget.groups import Groups
 from rollout_budget.ledger.base import Account, Ask, Ledger, Share
 from rollout_budget.reliability import Reliability
 from rollout_budget.stopping import Worth
@@ -49,14 +49,11 @@ def plan(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
 def reasons(groups: Groups, planned: Plan, more: Sequence[int], k_max: int) -> list[Reason]:
     """Return why each group draws `more` rollouts, no more and no fewer."""
     return [
-        _reason(size, wanted, granted, k_max)
-        for size, wanted, granted in zip(groups.sizes.tolist(), planned.wanted.tolist(), more, strict=True)
+        "no_signal" if given_up else _reason(size, wanted, granted, k_max)
+        for size, wanted, granted, given_up in zip(
+            groups.sizes.tolist(), planned.wanted.tolist(), more, planned.given_up.tolist(), strict=True
+        )
     ]
-
-
-def beyond(worth: Worth, held: IntArray) -> Worth:
-    """Return the curves from where `held` further rollouts per group are drawn already."""
-    return replace(worth, size=worth.size + held, most=np.maximum(worth.most - held, 0))
 
 
 async def hold(ledger: Ledger, account: Account, wishes: Sequence[Wish], worth: Worth) -> dict[int, int]:
@@ -75,7 +72,7 @@ async def hold(ledger: Ledger, account: Account, wishes: Sequence[Wish], worth: 
 def _by_worth(worth: Worth, batch: Sequence[Wish]) -> Share:
     places = np.array([wish.index for wish in batch], dtype=np.int64)
     wanted = np.array([wish.rollouts for wish in batch], dtype=np.int64)
-    curves = replace(worth, scale=worth.scale[places], size=worth.size[places], most=worth.most[places])
+    curves = worth.take(places)
     return lambda left: allocation.share(curves, wanted, left).tolist()
 
 

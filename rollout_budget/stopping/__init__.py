@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from rollout_budget.errors import InvalidInput
-from rollout_budget.stopping.base import StoppingRule, Worth
+from rollout_budget.stopping.base import StoppingRule
+from rollout_budget.stopping.dapo import Dapo
 from rollout_budget.stopping.fixed import Fixed
+from rollout_budget.stopping.knapsack import Knapsack
 from rollout_budget.stopping.osla import OneStepLookAhead
 from rollout_budget.stopping.posterior_variance import PosteriorVariance
+from rollout_budget.stopping.reinforce_ada import ReinforceAdaBalanced, ReinforceAdaPositive
+from rollout_budget.stopping.vip import Vip
+from rollout_budget.stopping.worth import Curve, Tabulated, Worth
 
-__all__ = ["RULES", "StoppingRule", "Worth", "get"]
+__all__ = ["RULES", "Curve", "StoppingRule", "Tabulated", "Worth", "get"]
 
-_ALL: tuple[StoppingRule, ...] = (Fixed(), OneStepLookAhead(), PosteriorVariance())
+_ALL: tuple[StoppingRule, ...] = (
+    Fixed(),
+    OneStepLookAhead(),
+    PosteriorVariance(),
+    Dapo(),
+    ReinforceAdaPositive(),
+    ReinforceAdaBalanced(),
+    Vip(),
+    Knapsack(),
+)
 
 RULES: dict[str, StoppingRule] = {rule.name: rule for rule in _ALL}
 

@@ -15,7 +15,7 @@ import numpy as np
 from rollout_budget.baselines.v05 import plug_in
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.stopping.base import Worth
+from rollout_budget.stopping.worth import Curve
 
 PAPER_K_INIT = 4
 """Rollouts before the first look-ahead, as in the paper; what `auto` means here."""
@@ -27,8 +27,10 @@ class OneStepLookAhead:
     """Ask for one more rollout while its expected saving exceeds its price."""
 
     name: ClassVar[str] = "osla"
+    pooled: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
 
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Worth:
+    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
         """Return curves of `scale` 1/4 and `size` 1/D + k, `most` 1; `scale` 0 where the prior is accepted.
 
         A group without outcomes has no plug-in: its bias is taken as D = 1, the largest noise of one outcome.
@@ -36,7 +38,7 @@ class OneStepLookAhead:
         del reliability  # the paper learns nothing across groups
         bias = np.where(groups.sizes > 0, 4.0 * plug_in(groups)[1], 1.0)
         rejected = bias > NEGLIGIBLE_BIAS
-        return Worth(
+        return Curve(
             scale=np.where(rejected, 0.25, 0.0),
             size=1.0 / np.where(rejected, bias, 1.0) + groups.sizes,
             most=np.clip(k_max - groups.sizes, 0, 1),

@@ -15,19 +15,21 @@ import numpy as np
 from rollout_budget.baselines.empirical_bayes import EmpiricalBayes
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.stopping.base import Worth
+from rollout_budget.stopping.worth import Curve
 
 
 class PosteriorVariance:
     """Ask for all rollouts whose expected saving exceeds their price, in one wave."""
 
     name: ClassVar[str] = "posterior_variance"
+    pooled: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
 
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Worth:
+    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
         """Return curves of `size` n and `scale` v n, `most` what is left up to `k_max`."""
         posterior = EmpiricalBayes()(groups, reliability)
         size = posterior.strength + groups.sizes
-        return Worth(scale=posterior.standard_error**2 * size, size=size, most=np.maximum(k_max - groups.sizes, 0))
+        return Curve(scale=posterior.standard_error**2 * size, size=size, most=np.maximum(k_max - groups.sizes, 0))
 
     def first(self, k_init: int, k_max: int) -> int | None:
         """Return `k_init`, at most `k_max`; None for `auto` (0)."""

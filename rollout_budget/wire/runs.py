@@ -32,13 +32,23 @@ from rollout_budget.wire.common import (
 )
 
 Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes"]
-Stopping = Literal["fixed", "osla", "posterior_variance"]
+Stopping = Literal[
+    "fixed",
+    "osla",
+    "posterior_variance",
+    "dapo",
+    "reinforce_ada_positive",
+    "reinforce_ada_balanced",
+    "vip",
+    "knapsack",
+]
 PriorModel = Literal["gp", "constant", "running_mean", "history"]
 PriorSourceName = Literal["prior_service", "caller", "running_mean"]
 Reason = Literal[
     "worth_above_price",
     "worth_below_price",
     "k_max",
+    "no_signal",
     "budget_exhausted",
     "first_wave",
     "closed",
@@ -157,6 +167,11 @@ class OpenGroup(Request):
     policy: Identifier | None = Field(default=None, description="Policy, if not the run's own.")
     policy_version: Version = 0
     step: Version | None = Field(default=None, description="Training step, for a limit per step.")
+    plan_id: Identifier | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Plan that chose the prompt: its first wave is granted, its importance weight answered.",
+    )
 
 
 class OpenRequest(Request):
@@ -185,6 +200,9 @@ class OpenedGroup(Wire):
     grant: GroupCount = Field(description="Rollouts to draw in wave 0; 0 when the budget is gone.")
     reason: Reason
     lease_s: float
+    importance_weight: NonNegative = Field(
+        default=1.0, description="What to multiply the group's loss by, for the mean over all candidates of its plan."
+    )
 
 
 class OpenAnswer(Wire):
@@ -309,6 +327,7 @@ class GroupBaselines(Wire):
     baseline: Finite
     baselines: list[Finite]
     advantages: list[Finite]
+    importance_weight: NonNegative = 1.0
 
 
 class BaselinesAnswer(Wire):
@@ -353,6 +372,11 @@ class DecideAnswer(Wire):
 
     groups: list[Decision]
     prior: PriorQuality
+
+
+def _absent(value: object) -> bool:
+    """Whether a field that is newer than some stored fingerprints stays out of a dump, and so out of the hash."""
+    return value is None
 
 
 def require_distinct(ids: Sequence[str]) -> None:

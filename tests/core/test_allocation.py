@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rollout_budget import allocation, stopping
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.stopping import Worth
+from rollout_budget.stopping import Curve, Tabulated
 
 curve = st.tuples(
     st.floats(1e-200, 1.0) | st.just(0.0), st.floats(2.0**-10, 1e3) | st.integers(1, 20).map(float), st.integers(0, 20)
@@ -20,9 +20,9 @@ curve = st.tuples(
 curves = st.lists(curve, min_size=1, max_size=8)
 
 
-def build(rows: list[tuple[float, float, int]]) -> Worth:
+def build(rows: list[tuple[float, float, int]]) -> Curve:
     scale, size, most = zip(*rows, strict=True)
-    return Worth(np.array(scale), np.array(size), np.array(most, dtype=np.int64))
+    return Curve(np.array(scale), np.array(size), np.array(most, dtype=np.int64))
 
 
 def worth_of(scale: float, size: float, number: int) -> float:
@@ -59,7 +59,7 @@ def test_a_free_rollout_is_wanted_wherever_it_is_worth_anything(price: float) ->
 
 def test_rules_without_a_price_want_everything() -> None:
     """`priced` False asks for `most` whatever it costs."""
-    worth = Worth(np.ones(2), np.ones(2), np.array([3, 0]), priced=False)
+    worth = Curve(np.ones(2), np.ones(2), np.array([3, 0]), priced=False)
     assert allocation.wanted(worth, 1e9).tolist() == [3, 0]
 
 
@@ -125,5 +125,42 @@ def test_a_cap_over_fixed_groups_is_shared_evenly() -> None:
 @pytest.mark.parametrize("cap", [-1, 0, 5])
 def test_no_groups_share_nothing(cap: int) -> None:
     """An empty batch is answered with an empty batch."""
-    worth = Worth(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64))
+    worth = Curve(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64))
     assert allocation.share(worth, worth.most, cap).shape == allocation.wanted(worth, 0.1).shape == (0,)
+
+
+def tabulated(curve: Curve, columns: int) -> Tabulated:
+    """Return the same curves as a table of `columns` rollouts."""
+    rows = [curve.marginal(np.full(curve.most.shape, number)) for number in range(1, columns + 1)]
+    return Tabulated(np.stack(rows, axis=1), curve.most, curve.priced)
+
+
+@given(curves, st.floats(1e-290, 1.0) | st.just(0.0), st.integers(-3, 200), st.integers(0, 9))
+def test_a_table_is_solved_like_the_closed_form(
+    rows: list[tuple[float, float, int]], price: float, cap: int, held: int
+) -> None:
+    """Wishes, shares and what lies beyond rollouts already held are the same for both shapes of a worth."""
+    curve = build(rows)
+    table = tabulated(curve, 20)
+    wish = allocation.wanted(curve, price)
+    assert allocation.wanted(table, price).tolist() == wish.tolist()
+    assert allocation.share(table, wish, cap).tolist() == allocation.share(curve, wish, cap).tolist()
+    some = np.arange(len(rows))[::2]
+    spare = np.minimum(held, curve.most)
+    further, same = table.beyond(spare).take(some), curve.beyond(spare).take(some)
+    assert further.most.tolist() == same.most.tolist()
+    in_table = spare[some] + 1 <= 20
+    np.testing.assert_allclose(
+        further.marginal(np.ones_like(some))[in_table], same.marginal(np.ones_like(some))[in_table], rtol=1e-9
+    )
+
+
+def test_a_table_is_worth_nothing_past_its_end() -> None:
+    """The fourth rollout of a table of three is worth 0, as is any of an empty one."""
+    table = Tabulated(np.array([[0.3, 0.2, 0.1]]), np.array([3]))
+    assert table.marginal(np.array([4])).tolist() == [0.0]
+    assert table.beyond(np.array([2])).marginal(np.array([1])).tolist() == [0.1]
+    assert table.beyond(np.array([2])).marginal(np.array([2])).tolist() == [0.0]
+    nothing = Tabulated(np.empty((2, 0)), np.zeros(2, dtype=np.int64))
+    assert nothing.marginal(np.array([1, 1])).tolist() == [0.0, 0.0]
+    assert nothing.beyond(np.array([1, 1])).highest == 0.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout_budget import allocation, baselines, stopping
+from rollout_budget import baselines, stopping
 from rollout_budget.decisions import PAPER_PRICE, Rules, first_wave, next_wave
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
@@ -42,7 +45,7 @@ def test_osla_worth_is_the_fall_of_the_papers_risk() -> None:
     bias = (0.5 - (2 * 0.1 - 1)) ** 2 - 1 / 4
     worth = stopping.get("osla").worth(groups, KNOWN, 16)
     fall = bias / (1 + 4 * bias) - bias / (1 + 5 * bias)
-    assert allocation.marginal(worth, np.array([1])) == pytest.approx(fall / 4)
+    assert worth.marginal(np.array([1])) == pytest.approx(fall / 4)
 
 
 def test_osla_stops_where_the_prior_is_accepted_even_for_nothing() -> None:
@@ -72,7 +75,7 @@ def test_posterior_variance_states_its_own_expected_fall(prior: float, outcomes:
     alpha, beta = m * prior + sum(outcomes), m * (1 - prior) + len(outcomes) - sum(outcomes)
     for j in range(1, 8):
         fall = expected_variance(alpha, beta, j - 1) - expected_variance(alpha, beta, j)
-        assert allocation.marginal(worth, np.array([j])) == pytest.approx(fall, abs=1e-14)
+        assert worth.marginal(np.array([j])) == pytest.approx(fall, abs=1e-14)
 
 
 def test_the_first_wave_follows_trust() -> None:
@@ -86,7 +89,19 @@ def test_the_first_wave_follows_trust() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "k_init", "size"),
-    [("fixed", 4, 8), ("fixed", 0, 8), ("osla", 0, 4), ("osla", 2, 2), ("posterior_variance", 3, 3)],
+    [
+        ("fixed", 4, 8),
+        ("fixed", 0, 8),
+        ("dapo", 4, 8),
+        ("osla", 0, 4),
+        ("osla", 2, 2),
+        ("posterior_variance", 3, 3),
+        ("reinforce_ada_positive", 0, 8),
+        ("reinforce_ada_balanced", 4, 4),
+        ("vip", 3, 3),
+        ("vip", 0, 8),
+        ("knapsack", 3, 3),
+    ],
 )
 def test_first_waves_of_a_stated_size(rule: str, k_init: int, size: int) -> None:
     """`fixed` draws all at once, the paper starts with 4, a number is a number; none exceeds `k_max`."""
@@ -117,6 +132,75 @@ def test_fixed_ignores_the_price() -> None:
     """A fixed group grows to its size at any price."""
     rules = Rules(baselines.get("group_mean"), stopping.get("fixed"), price=1e9, k_max=16)
     assert next_wave(rules, Groups.of([0.5, 0.5], [[], [1.0] * 5]), KNOWN).wanted.tolist() == [16, 11]
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcomes", "more"),
+    [
+        ("reinforce_ada_positive", [0.0] * 8, 8),
+        ("reinforce_ada_positive", [0.0] * 30, 2),
+        ("reinforce_ada_positive", [0.0] * 7 + [1.0], 0),
+        ("reinforce_ada_positive", [0.5, 0.2], 8),
+        ("reinforce_ada_positive", [0.51, 0.2], 0),
+        ("reinforce_ada_balanced", [1.0, 1.0, 1.0, 0.0], 8),
+        ("reinforce_ada_balanced", [1.0, 1.0, 0.0, 0.0], 0),
+        ("reinforce_ada_balanced", [0.0] * 32, 0),
+    ],
+)
+def test_reinforce_ada_draws_rounds_until_it_has_seen_its_signal(rule: str, outcomes: list[float], more: int) -> None:
+    """At most 32 in all; one positive outcome is enough for the one stop, two of each kind for the other."""
+    rules = Rules(baselines.get("leave_one_out"), stopping.get(rule), k_max=32)
+    assert next_wave(rules, Groups.of([0.5], [outcomes]), KNOWN).wanted.tolist() == [more]
+
+
+def test_dapo_gives_up_full_groups_without_signal() -> None:
+    """Only a group that is full and whose outcomes are all equal is given up, and by no other rule."""
+    groups = Groups.of([0.5] * 4, [[1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 1.0], [1.0, 1.0]])
+    expected = {"dapo": [True, True, False, False]}
+    for rule in stopping.RULES:
+        plan = next_wave(Rules(baselines.get("leave_one_out"), stopping.get(rule), k_max=4), groups, KNOWN)
+        assert plan.given_up.tolist() == expected.get(rule, [False] * 4)
+
+
+def gradient_variance(rates: list[float], sizes: tuple[int, ...]) -> float:
+    """Return what VIP minimises."""
+    return sum(p * (1 - p) / (n - 1) for p, n in zip(rates, sizes, strict=True))
+
+
+def information(rates: list[float], sizes: tuple[int, ...]) -> float:
+    """Return what Knapsack RL maximises, less its sign."""
+    return -sum((1 - p**n - (1 - p) ** n) * p * (1 - p) ** 2 for p, n in zip(rates, sizes, strict=True))
+
+
+@pytest.mark.parametrize(("rule", "cost"), [("vip", gradient_variance), ("knapsack", information)])
+@pytest.mark.parametrize("rates", [[0.02, 0.3, 0.5, 0.97], [0.5, 0.5, 0.1, 0.2], [0.9, 0.8, 0.7, 0.01]])
+@pytest.mark.parametrize("average", [2, 3, 4])
+def test_joint_first_waves_are_the_best_of_all(
+    rule: str, cost: Callable[[list[float], tuple[int, ...]], float], rates: list[float], average: int
+) -> None:
+    """No other sizes from 2 to 6 with the same sum do better: every one is enumerated."""
+    rules = Rules(baselines.get("leave_one_out"), stopping.get(rule), k_init=average, k_max=6)
+    sizes = first_wave(rules, Groups.of(rates, [[]] * 4), KNOWN).wanted
+    assert sizes.sum() == 4 * average
+    every = [sizes for sizes in product(range(2, 7), repeat=4) if sum(sizes) == 4 * average]
+    assert cost(rates, tuple(sizes.tolist())) == pytest.approx(min(cost(rates, other) for other in every), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["vip", "knapsack"])
+def test_joint_waves_serve_every_group_first_and_come_once(rule: str) -> None:
+    """A budget of one each gives one each; a group that has outcomes asks for no more, and takes no part."""
+    rules = Rules(baselines.get("leave_one_out"), stopping.get(rule), k_init=1, k_max=8)
+    assert first_wave(rules, Groups.of([0.5, 0.01, 0.9], [[]] * 3), KNOWN).wanted.tolist() == [1, 1, 1]
+    begun = Groups.of([0.5, 0.5, 0.5], [[1.0, 0.0], [], []])
+    wide = Rules(baselines.get("leave_one_out"), stopping.get(rule), k_init=4, k_max=8)
+    assert first_wave(wide, begun, KNOWN).wanted.tolist() == [0, 4, 4]
+    assert next_wave(wide, begun, KNOWN).wanted[0] == 0
+
+
+def test_what_knapsack_has_left_over_goes_to_the_hardest() -> None:
+    """Where no rollout adds value, prompts of V = 0 are served before those of V = 1, evenly."""
+    rules = Rules(baselines.get("leave_one_out"), stopping.get("knapsack"), k_init=4, k_max=6)
+    assert first_wave(rules, Groups.of([1.0, 0.0, 0.0, 1.0], [[]] * 4), KNOWN).wanted.tolist() == [2, 6, 6, 2]
 
 
 def test_unknown_names_are_refused_with_those_that_exist() -> None:
