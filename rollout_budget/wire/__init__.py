@@ -33,6 +33,7 @@ from rollout_budget.wire.common import (
     Request,
     Wire,
 )
+from rollout_budget.wire.plan import PlanAnswer, PlanCandidate, PlannedPrompt, PlanRequest
 from rollout_budget.wire.prior import (
     EvidenceAnswer,
     EvidenceRequest,
@@ -120,6 +121,10 @@ __all__ = [
     "OpenGroup",
     "OpenRequest",
     "OpenedGroup",
+    "PlanAnswer",
+    "PlanCandidate",
+    "PlanRequest",
+    "PlannedPrompt",
     "PoliciesAnswer",
     "PolicyView",
     "PriorModel",

@@ -29,6 +29,7 @@ from rollout_budget.wire.common import (
     Unit,
     Version,
     Wire,
+    absent,
 )
 
 Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes"]
@@ -169,7 +170,7 @@ class OpenGroup(Request):
     step: Version | None = Field(default=None, description="Training step, for a limit per step.")
     plan_id: Identifier | None = Field(
         default=None,
-        exclude_if=_absent,
+        exclude_if=absent,
         description="Plan that chose the prompt: its first wave is granted, its importance weight answered.",
     )
 
@@ -372,11 +373,6 @@ class DecideAnswer(Wire):
 
     groups: list[Decision]
     prior: PriorQuality
-
-
-def _absent(value: object) -> bool:
-    """Whether a field that is newer than some stored fingerprints stays out of a dump, and so out of the hash."""
-    return value is None
 
 
 def require_distinct(ids: Sequence[str]) -> None:
