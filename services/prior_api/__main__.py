@@ -1,6 +1,6 @@
-"""`python -m services.prior_api [serve] | openapi`: run the service, or print its contract.
+"""`python -m services.prior_api [serve] | openapi | evaluate`: run the service, print its contract, judge priors.
 
-Settings come from the environment; `--help` lists them.
+Settings come from the environment; `--help` lists them. `evaluate` has options of its own and reads no settings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.kit.configuration import faults, listed
+from services.prior_api.evaluate import command as evaluation
 from services.prior_api.settings import Settings
 
 NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -24,7 +25,7 @@ NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALL
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    return COMMANDS[options.command]()
+    return COMMANDS[options.command or "serve"](options)
 
 
 def openapi() -> str:
@@ -36,7 +37,7 @@ def openapi() -> str:
         return document(create_app(Settings(data=Path(folder))))
 
 
-def _serve() -> int:
+def _serve(_options: argparse.Namespace) -> int:
     os.environ.update(NO_HUB)
     from services.kit import database, logs, serve  # noqa: PLC0415  --help answers without loading the service
     from services.prior_api.app import create_app  # noqa: PLC0415  the same
@@ -59,12 +60,21 @@ def _serve() -> int:
     return 0
 
 
-def _openapi() -> int:
+def _openapi(_options: argparse.Namespace) -> int:
     sys.stdout.write(openapi())
     return 0
 
 
-COMMANDS: Mapping[str, Callable[[], int]] = {"serve": _serve, "openapi": _openapi}
+def _evaluate(options: argparse.Namespace) -> int:
+    os.environ.update(NO_HUB)
+    return evaluation.evaluate(options)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "serve": _serve,
+    "openapi": _openapi,
+    "evaluate": _evaluate,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=listed(Settings),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "command", nargs="?", choices=COMMANDS, default="serve", help="run the service (default), or print its contract"
-    )
+    commands = parser.add_subparsers(dest="command", metavar="[serve | openapi | evaluate]")
+    commands.add_parser("serve", help="run the service (default)")
+    commands.add_parser("openapi", help="print the OpenAPI document")
+    evaluation.options(commands.add_parser("evaluate", help="judge priors on a folder of your own outcomes"))
     return parser
 
 
