@@ -13,18 +13,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.prior import scores
-from benchmarks.prior.data import Outcomes, load, split
 from benchmarks.prior.measure import MODELS, Result, measure, register
-from benchmarks.prior.protocols import PROTOCOLS, Protocol
+from benchmarks.prior.protocols import REFERENCES, REFERRED
 from benchmarks.prior.server import prior_service
 from rollout_budget.client import PriorClient
+from services.prior_api.evaluate import scores
+from services.prior_api.evaluate.data import DataError, Outcomes, load
+from services.prior_api.evaluate.splits import Protocol, split
 
 EVIDENCE_ROWS = 256
 PATIENCE_S = 120.0
 """For one answer: on a busy machine the first one, with its fit, may take longer than a trainer would wait."""
 HEAD = (
-    "| evidence | model | AUC | squared error | raw error | explained variance | within 1 / 1.96 errors | z | error / constant's |\n"
+    "| evidence | model | AUC | squared error | raw error | explained variance | within 50 / 68 / 90 | z | error / constant's |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -32,13 +33,21 @@ HEAD = (
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prior", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with context.jsonl and prompts.json")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of outcomes, as `python -m services.prior_api evaluate` reads it",
+    )
     parser.add_argument("--url", help="a running prior service; one is started if absent")
     parser.add_argument("--key", help="a service key of it")
     parser.add_argument("--splits", type=int, default=3)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that a service started here ends too
-    outcomes = load(arguments.data)
+    try:
+        outcomes = load(arguments.data)
+    except DataError as error:
+        parser.error(str(error))
     service = prior_service() if arguments.url is None else contextlib.nullcontext((arguments.url, arguments.key))
     with service as (url, key):
         asyncio.run(run(url, key, outcomes, arguments.splits))
@@ -49,7 +58,7 @@ async def run(url: str, key: str, outcomes: Outcomes, splits: int) -> None:
     async with PriorClient(url, key, timeout=PATIENCE_S) as client:
         await register(client.for_team("texts"), outcomes, _progress)
         print(HEAD)
-        for protocol in PROTOCOLS:
+        for protocol in REFERRED:
             halves = [split(outcomes, seed, EVIDENCE_ROWS) for seed in range(splits)]
             results = [await measure(client, outcomes, half, protocol) for half in halves]
             print(table(protocol, results), flush=True)
@@ -66,9 +75,9 @@ def table(protocol: Protocol, results: Sequence[Result]) -> str:
             f"| {protocol.meaning if model == MODELS[0] else ''} | {model} | {mean.auc:.3f} ± {spread.auc:.3f} "
             f"| {mean.squared_error:.3f} ± {spread.squared_error:.3f} | {mean.raw_error:.3f} "
             f"| {mean.explained_variance:.3f} ± {spread.explained_variance:.3f} "
-            f"| {mean.within_1:.2f} / {mean.within_2:.2f} | {mean.z_deviation:.2f} | {mean.squared_error / constant:.2f} |"
+            f"| {mean.beta_50:.2f} / {mean.beta_68:.2f} / {mean.beta_90:.2f} | {mean.z_deviation:.2f} | {mean.squared_error / constant:.2f} |"
         )
-    auc, raw, explained = protocol.reference
+    auc, raw, explained = REFERENCES[protocol.name]
     lines.append(f"| | reference figure | {auc:.3f} | | {raw:.3f} | {explained:.2f} | | | |")
     first, again = (sum(times) / len(results) for times in zip(*((r.first_s, r.again_s) for r in results), strict=True))
     _progress(

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.prior import scores
-from benchmarks.prior.data import TRIALS, Key, Outcomes, Row, Split, denoised
-from benchmarks.prior.protocols import Protocol
-from benchmarks.prior.scores import Scores
 from rollout_budget.client import PriorClient
 from rollout_budget.wire import (
     EvidenceRequest,
@@ -25,6 +21,11 @@ from rollout_budget.wire import (
     ValuesAnswer,
     ValuesRequest,
 )
+from services.prior_api.evaluate import scores
+from services.prior_api.evaluate.data import Key, Outcomes, Row
+from services.prior_api.evaluate.scores import Scores, denoised
+from services.prior_api.evaluate.splits import Protocol, Split
+from services.prior_api.heads import Predictions
 
 BATCH = 256
 """Rows or prompts in one request: a large training step."""
@@ -41,8 +42,8 @@ class Result:
 
 
 async def register(client: PriorClient, outcomes: Outcomes, progress: Callable[[str], None]) -> None:
-    """Register all prompts that rows speak of, and wait until their features are there."""
-    keys = sorted({row.prompt for rows in outcomes.rows.values() for row in rows})
+    """Register all prompts that rows speak of and whose texts are known, and wait until their features are there."""
+    keys = [key for key in outcomes.prompts if key in outcomes.texts]
     began = time.perf_counter()
     encoded = -1
     while encoded < len(keys):
@@ -62,7 +63,7 @@ async def measure(client: PriorClient, outcomes: Outcomes, split: Split, protoco
     seconds = []
     for key, targets in split.targets.items():
         team = client.for_team(f"{protocol.name}-{secrets.token_hex(6)}")
-        await feed(team, protocol.evidence(outcomes, split, key), outcomes)
+        await feed(team, protocol.support(outcomes, split, key), outcomes)
         request = _question(key, targets, outcomes, "gp")
         times = [time.perf_counter()]
         for _ in range(2):
@@ -89,8 +90,8 @@ async def feed(client: PriorClient, rows: Sequence[Row], outcomes: Outcomes) -> 
                     id=f"{row.version}/{row.prompt}",
                     key=row.prompt,
                     version=row.version,
-                    successes=round(row.rate * TRIALS),
-                    trials=TRIALS,
+                    successes=row.successes,
+                    trials=row.trials,
                 )
                 for row in part
             ]
@@ -108,12 +109,12 @@ def _question(key: Key, targets: Sequence[Row], outcomes: Outcomes, model: Prior
 def _score(answer: ValuesAnswer, targets: Sequence[Row], key_rows: Sequence[Row], model: PriorModel) -> Scores:
     if answer.degraded or answer.model != model:
         raise RuntimeError(f"{model} was asked, {answer.model} answered: {answer.detail}")
-    rates = np.array([row.rate for row in targets])
-    truth = denoised(rates, np.array([row.rate for row in key_rows]))
-    values = np.array([line.value for line in answer.values])
-    errors = np.array([line.standard_error for line in answer.values])
-    return scores.score(values, errors, rates, truth)
+    truth = denoised(key_rows)
+    predictions = Predictions(
+        np.array([line.value for line in answer.values]), np.array([line.standard_error for line in answer.values])
+    )
+    return scores.score(predictions, targets, np.array([truth[row.prompt] for row in targets]))
 
 
 def _prompts(keys: Sequence[str], outcomes: Outcomes) -> list[Prompt]:
-    return [Prompt(key=key, text=outcomes.texts[key]) for key in keys]
+    return [Prompt(key=key, text=outcomes.texts.get(key)) for key in keys]
