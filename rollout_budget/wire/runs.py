@@ -32,7 +32,7 @@ from rollout_budget.wire.common import (
     absent,
 )
 
-Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes"]
+Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes", "james_stein", "ebpo", "beta_history"]
 Stopping = Literal[
     "fixed",
     "osla",

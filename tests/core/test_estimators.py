@@ -114,7 +114,7 @@ def test_groups_without_outcomes_get_their_prior(name: str, batch: list[tuple[fl
     assert result.trusted.all()
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "empirical_bayes"])
+@pytest.mark.parametrize("name", ["leave_one_out", "empirical_bayes", "james_stein", "beta_history"])
 @given(prior=unit, outcome=st.sampled_from([0.0, 1.0]))
 def test_a_singleton_has_its_prior_as_baseline(name: str, prior: float, outcome: float) -> None:
     """K = 1: no siblings, so V, never 0 and never the sample itself."""
@@ -172,7 +172,7 @@ def test_order_of_outcomes_does_not_matter(name: str, batch: list[tuple[float, l
 def test_order_of_groups_does_not_matter(
     name: str, batch: list[tuple[float, list[float]]], data: st.DataObject
 ) -> None:
-    """Each group is decided on its own, wherever it stands in the batch."""
+    """A batch is a set of groups: each is decided in the same way wherever it stands."""
     order = data.draw(st.permutations(range(len(batch))))
     straight = baselines.get(name)(build(batch), KNOWN)
     mixed = baselines.get(name)(build([batch[i] for i in order]), KNOWN)
