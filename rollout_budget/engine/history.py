@@ -80,8 +80,10 @@ HEADS: Mapping[PriorModel, tuple[PriorModel, Callable[[tuple[float, float], floa
     "running_mean": ("running_mean", _running_mean),
     "history": ("history", _history),
     "gp": ("history", _history),
+    "tabpfn": ("history", _history),
+    "tabicl": ("history", _history),
 }
-"""What answers for a model asked for: there is no Gaussian process without the prior service."""
+"""What answers for a model asked for: there is no head that learns from texts without the prior service."""
 
 
 class HistoryPrior:

@@ -55,8 +55,8 @@ class Value(Wire):
 class ValuesAnswer(Wire):
     """One value per prompt, in the order of the request.
 
-    `model` names the head that answered; it differs from the one asked for when that one could not (no text for a key,
-    encoder failed), and `detail` says why.
+    `model` names the head that answered; it differs from the one asked for when that one could not (no fit, not run by
+    this service), and `detail` says why.
     """
 
     values: list[Value]
@@ -143,7 +143,24 @@ class PolicyView(Wire):
     versions: list[VersionQuality]
 
 
+class ModelPart(Wire):
+    """An encoder or a head of the service, and on what terms its weights may be used."""
+
+    name: str
+    licence: str = Field(description="Of the weights; of the code where there are none.")
+    source: str = Field(description="Where the weights come from.")
+    commercial_use: bool | None = Field(description="Whether the licence allows it; null: not known here, read it.")
+
+
+class ModelView(Wire):
+    """What the service predicts with. Of the heads, the first answers for one that is asked for and not run here."""
+
+    encoder: ModelPart
+    heads: list[ModelPart]
+
+
 class PoliciesAnswer(Wire):
-    """The team's own policies."""
+    """The team's own policies, and what values are predicted with."""
 
     policies: list[PolicyView]
+    model: ModelView | None = None

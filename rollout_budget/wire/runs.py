@@ -43,7 +43,7 @@ Stopping = Literal[
     "vip",
     "knapsack",
 ]
-PriorModel = Literal["gp", "constant", "running_mean", "history"]
+PriorModel = Literal["gp", "tabpfn", "tabicl", "constant", "running_mean", "history"]
 PriorSourceName = Literal["prior_service", "caller", "running_mean"]
 Reason = Literal[
     "worth_above_price",

@@ -72,12 +72,13 @@ async def test_g14_teams_and_policies_have_their_own_past() -> None:
 
 
 async def test_the_answer_names_the_model_that_gave_it() -> None:
-    """There is no Gaussian process here: history answers for it."""
+    """There is no head that learns from texts here: history answers for it."""
     named = {model: (await HistoryPrior().values("t", "p", 0, [Prompt(key="k")], model)).model for model in MODELS}
-    assert named == {"gp": "history", "history": "history", "running_mean": "running_mean", "constant": "constant"}
+    learned = dict.fromkeys(("gp", "tabpfn", "tabicl"), "history")
+    assert named == learned | {"history": "history", "running_mean": "running_mean", "constant": "constant"}
 
 
-MODELS: list[PriorModel] = ["gp", "history", "running_mean", "constant"]
+MODELS: list[PriorModel] = ["gp", "tabpfn", "tabicl", "history", "running_mean", "constant"]
 
 
 async def test_a_constant_stays() -> None:
