@@ -38,16 +38,14 @@ def plot(results: Sequence[Result], path: Path) -> None:
         _calibration(axis, protocol, {head: done[protocol, head] for head in heads if (protocol, head) in done})
     for axis in axes[0][len(drawn) :]:
         axis.set_axis_off()
-    _bars(axes[1][0], done, "AUC", lambda found: (found.mean.auc, found.spread.auc))
-    axes[1][0].axhline(0.5, color="black", linewidth=0.8)
-    axes[1][0].set_ylim(bottom=0.4)
+    _bars(axes[1][0], done, lambda found: (found.mean.auc, found.spread.auc), "AUC", base=0.5)
     _bars(
         axes[1][1],
         done,
-        "explained variance",
         lambda found: (found.mean.explained_variance, found.spread.explained_variance),
+        "explained variance",
+        base=0.0,
     )
-    axes[1][1].axhline(0.0, color="black", linewidth=0.8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -67,10 +65,12 @@ def _calibration(axis: Axes, protocol: str, found: dict[str, Figures]) -> None:
 def _bars(
     axis: Axes,
     done: dict[tuple[str, str], Figures],
-    title: str,
     figure: Callable[[Figures], tuple[float, float]],
+    title: str,
+    *,
+    base: float,
 ) -> None:
-    """Draw groups of bars, a group per protocol and a bar per head; half the range over splits as whiskers."""
+    """Draw groups of bars from `base`, a group per protocol and a bar per head; half the range over splits as whiskers."""
     protocols, heads = _names(done)
     width = 0.8 / len(heads)
     for place, head in enumerate(heads):
@@ -78,12 +78,14 @@ def _bars(
         known = [bar for bar in bars if not math.isnan(bar[1])]
         axis.bar(
             [at + (place - (len(heads) - 1) / 2) * width for at, _, _ in known],
-            [height for _, height, _ in known],
+            [height - base for _, height, _ in known],
             width,
+            bottom=base,
             yerr=[spread for _, _, spread in known],
             label=head,
             error_kw={"linewidth": 0.8},
         )
+    axis.axhline(base, color="black", linewidth=0.8)
     axis.set_xticks(range(len(protocols)), protocols, rotation=30, ha="right", fontsize=8)
     axis.set_title(title)
     axis.grid(axis="y", alpha=0.3)
