@@ -19,6 +19,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     ReservationView,
     Run,
     RunPatch,
@@ -44,6 +46,10 @@ class Allocator(Protocol):
 
     async def finish_run(self, run_id: str) -> Run:
         """End a run: what is still held goes back; no new grants."""
+        ...
+
+    async def plan(self, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """Choose which of some candidate prompts to open, within a budget."""
         ...
 
     async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:

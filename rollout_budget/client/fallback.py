@@ -4,16 +4,22 @@ A group that opens now gets the first wave of its run's rules (`k_init` rollouts
 price); a group that is open finishes what it holds. No group gets more: nobody keeps the budget meanwhile. Baselines
 and advantages are those of the run's estimator, from the frozen prior of the group (for groups opened now the caller's
 own, or else the run's running mean) and from what this process has seen of the run.
+
+Prompts are chosen uniformly: without the service's priors there is nothing to prefer one by. Their groups weigh 1.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rollout_budget.client.journal import Entry, Recent
 from rollout_budget.decisions import Rules, first_wave
-from rollout_budget.engine.opening import UNKNOWN_MEAN
+from rollout_budget.engine.freezing import UNKNOWN_MEAN, Fetched, fetch_key, freeze
+from rollout_budget.engine.planning import PLANS_KEPT
+from rollout_budget.engine.planning import decide as choose
+from rollout_budget.engine.records import RunRecord
 from rollout_budget.engine.stateless import decide
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
@@ -25,6 +31,9 @@ from rollout_budget.wire import (
     ObserveGroup,
     OpenedGroup,
     OpenGroup,
+    PlanAnswer,
+    PlannedPrompt,
+    PlanRequest,
     RunSpec,
     SuppliedPrior,
 )
@@ -42,11 +51,40 @@ class Memory:
         spec: the run as declared.
         reliability: learned from every group that was closed here, with its first wave.
         decisions: the last decision of recent groups, for `baselines`.
+        weights: importance weights of recent groups, likewise.
+        plans: the newest plans, the service's and those made here (`own_plans`).
     """
 
     spec: RunSpec
     reliability: Reliability = field(default_factory=Reliability)
     decisions: Recent[str, Decision] = field(default_factory=Recent)
+    weights: Recent[str, float] = field(default_factory=Recent)
+    plans: OrderedDict[str, PlanAnswer] = field(default_factory=OrderedDict)
+    own_plans: set[str] = field(default_factory=set)
+
+    def plan(self, request: PlanRequest, reason: str) -> PlanAnswer:
+        """Choose uniformly among the candidates, with the chances of that.
+
+        Raises:
+            InvalidInput: a caller's prior lies outside the outcome range.
+        """
+        run = RunRecord("", self.spec, self.reliability)
+        unknown = {fetch_key(run, candidate): Fetched(None) for candidate in request.candidates}
+        priors = [freeze(run, f"prompt {one.prompt_key!r}", one, unknown) for one in request.candidates]
+        chosen = choose(self.spec, self.reliability, request, priors, exploration=1.0)
+        self.own_plans.add(request.plan_id)
+        return self.planned(chosen.model_copy(update={"degraded": True, "detail": reason}))
+
+    def planned(self, answer: PlanAnswer) -> PlanAnswer:
+        """Remember a plan, and no more than the service would."""
+        self.plans[answer.plan_id] = answer
+        if len(self.plans) > PLANS_KEPT:
+            self.own_plans.discard(self.plans.popitem(last=False)[0])
+        return answer
+
+    def told(self, group: OpenGroup) -> OpenGroup:
+        """Return what the service is told of a group: it knows no plan that was made here."""
+        return group.model_copy(update={"plan_id": None}) if group.plan_id in self.own_plans else group
 
     def open(self, opening: Sequence[OpenGroup], lease_s: float) -> list[OpenedGroup]:
         """Grant the first wave of each group.
@@ -58,6 +96,7 @@ class Memory:
         outcome_range = self.spec.outcome_range.core()
         groups = Groups.of([prior.value for prior in priors], [[] for _ in priors], outcome_range=outcome_range)
         grants = first_wave(Rules.of(self.spec), groups, self.reliability).wanted.tolist()
+        planned = self._planned(opening)
         return [
             OpenedGroup(
                 group_id=group.group_id,
@@ -66,11 +105,12 @@ class Memory:
                 standard_error=prior.standard_error,
                 prior_source="running_mean" if group.prior is None else "caller",
                 evidence_version=0,
-                grant=grant,
+                grant=grant if plan is None else plan.first_wave,
                 reason=REASON,
                 lease_s=lease_s,
+                importance_weight=1.0 if plan is None else plan.importance_weight,
             )
-            for group, prior, grant in zip(opening, priors, grants, strict=True)
+            for group, prior, grant, plan in zip(opening, priors, grants, planned, strict=True)
         ]
 
     def decide(self, groups: Sequence[tuple[Entry, ObserveGroup]]) -> list[Decision]:
@@ -104,6 +144,12 @@ class Memory:
             first = [outcomes[: opened.grant] for opened, outcomes in scored]
             groups = Groups.of(priors, first, outcome_range=self.spec.outcome_range.core())
             self.reliability = self.reliability.update(groups)
+
+    def _planned(self, groups: Sequence[OpenGroup]) -> list[PlannedPrompt | None]:
+        """Return what the service's plans said of groups, None of those that name none."""
+        named = {group.plan_id for group in groups if group.plan_id is not None and group.plan_id in self.plans}
+        prompts = {(name, prompt.prompt_key): prompt for name in named for prompt in self.plans[name].prompts}
+        return [prompts.get((group.plan_id or "", group.prompt_key)) for group in groups]
 
     def _frozen(self, entry: Entry) -> SuppliedPrior:
         if entry.opened is None:

@@ -38,6 +38,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     ReservationView,
     Run,
     RunPatch,
@@ -92,6 +94,10 @@ class LocalAllocator:
         run = await self._engine.finish_run(self._team, run_id)
         await self._engine.deliver_evidence()
         return run
+
+    async def plan(self, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """See `Allocator`."""
+        return await self._engine.plan(self._team, run_id, request)
 
     async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
         """See `Allocator`."""
@@ -153,6 +159,10 @@ class SyncLocalAllocator:
     def finish_run(self, run_id: str) -> Run:
         """See `Allocator`."""
         return run_now(self._allocator.finish_run(run_id))
+
+    def plan(self, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """See `Allocator`."""
+        return run_now(self._allocator.plan(run_id, request))
 
     def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
         """See `Allocator`."""

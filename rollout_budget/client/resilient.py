@@ -49,6 +49,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     ReservationView,
     RolloutCounts,
     Run,
@@ -64,6 +66,7 @@ DEADLINE_S = 30.0
 PROBE_DEADLINE_S = 3.0
 """Longest wait for a service that was away: a healthy one answers in milliseconds."""
 OPENED_HERE = "opened here while the allocator was away"
+PLANNED_HERE = "planned here while the allocator was away"
 
 _log = logging.getLogger("rollout_budget.client")
 
@@ -156,9 +159,21 @@ class ResilientAllocator:
             state.finishing = self._behind = True
         return run or self._here(self._sketch(run_id, status="finished"))
 
+    async def plan(self, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """Choose prompts: as the service does, or uniformly. A plan made here stays as it is."""
+        state, memory = self._journal.run(run_id), self._memories[run_id]
+        await self._catch_up()
+        here = memory.plans[request.plan_id] if request.plan_id in memory.own_plans else None
+        asking = state.known and here is None
+        answer = await self._ask(partial(self._client.plan, run_id, request)) if asking else None
+        if answer is not None:
+            return memory.planned(answer)
+        return self._here(here or memory.plan(request, self.fallback_reason or PLANNED_HERE))
+
     async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
         """Open groups: the service's priors and grants, or the first wave of the run's rules."""
-        state = self._journal.run(run_id)
+        state, memory = self._journal.run(run_id), self._memories[run_id]
+        request = request.model_copy(update={"groups": [memory.told(group) for group in request.groups]})
         await self._catch_up()
         theirs = [
             group for group in request.groups if not (state.was_opened(group) and state.entry(Key.of(group)).local)
@@ -167,10 +182,12 @@ class ResilientAllocator:
         answer = await self._ask(partial(self._client.open, run_id, asked)) if theirs and state.known else None
         if answer is not None:
             self._journal.opened(run_id, asked, answer.groups, known=True)
+            memory.weights.update({group.group_id: group.importance_weight for group in answer.groups})
             if len(theirs) == len(request.groups):
                 return answer
         fresh = [group for group in request.groups if not state.was_opened(group)]
-        ours = self._memories[run_id].open(fresh, request.lease_s)
+        ours = memory.open(fresh, request.lease_s)
+        memory.weights.update({group.group_id: group.importance_weight for group in ours})
         self._journal.opened(run_id, request.model_copy(update={"groups": fresh}), ours, known=False)
         opened = [state.entry(Key.of(group)).opened for group in request.groups]
         groups = [group for group in opened if group is not None]
@@ -217,13 +234,16 @@ class ResilientAllocator:
 
     async def baselines(self, run_id: str, request: BaselinesRequest) -> BaselinesAnswer:
         """Return the last baselines given by this client, the service's for groups that it did not see."""
-        seen = self._memories[run_id].decisions if run_id in self._memories else {}
+        memory = self._memories.get(run_id)
+        seen = {} if memory is None else memory.decisions
+        weights = {} if memory is None else memory.weights
         found = {
             name: GroupBaselines(
                 group_id=name,
                 baseline=seen[name].baseline,
                 baselines=seen[name].baselines,
                 advantages=seen[name].advantages,
+                importance_weight=weights.get(name, 1.0),
             )
             for name in request.group_ids
             if name in seen

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rollout_budget.engine import closing, observing, opening, stateless, waves
+from rollout_budget.engine import closing, observing, opening, planning, stateless, waves
 from rollout_budget.engine.answers import run_answer
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
@@ -32,6 +32,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     ReservationView,
     RolloutCounts,
     Run,
@@ -89,6 +91,10 @@ class Engine:
             record = await closing.finish(transaction, await transaction.run(team, run_id, lock=True))
             return await _run_answer(transaction, record)
 
+    async def plan(self, team: str, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """Choose which prompts to open (see `planning`)."""
+        return await planning.plan(self._store, self._priors, team, run_id, request)
+
     async def open(self, team: str, run_id: str, request: OpenRequest) -> OpenAnswer:
         """Open groups: frozen priors and first grants (see `opening`)."""
         return await opening.open_groups(self._store, self._priors, team, run_id, request)
@@ -123,13 +129,12 @@ class Engine:
         found = [records[group_id] for group_id in request.group_ids]
         return BaselinesAnswer(
             groups=[
-                GroupBaselines(group_id=record.key.group_id, baseline=record.opened.prior, baselines=[], advantages=[])
-                if (decision := record.decision) is None
-                else GroupBaselines(
-                    group_id=decision.group_id,
-                    baseline=decision.baseline,
-                    baselines=decision.baselines,
-                    advantages=decision.advantages,
+                GroupBaselines(
+                    group_id=record.key.group_id,
+                    baseline=record.opened.prior if record.decision is None else record.decision.baseline,
+                    baselines=[] if record.decision is None else record.decision.baselines,
+                    advantages=[] if record.decision is None else record.decision.advantages,
+                    importance_weight=record.opened.importance_weight,
                 )
                 for record in found
             ]

@@ -35,6 +35,11 @@ def evidence_id(team: str, run_id: str, key: GroupKey) -> str:
     return hashlib.sha256(f"{_encoded(team)}/{group_path(run_id, key)}".encode()).hexdigest()
 
 
+def plan_seed(run_id: str, plan_id: str) -> int:
+    """Return the seed of a plan: whoever asks again, here or there, draws the same numbers."""
+    return int.from_bytes(hashlib.sha256(f"{_encoded(run_id)}/{_encoded(plan_id)}".encode()).digest())
+
+
 def fingerprint(body: BaseModel) -> str:
     """Return a hash of a request's meaning: equal for bodies that parse to the same values (G4)."""
     return hashlib.sha256(body.model_dump_json().encode()).hexdigest()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from rollout_budget.engine.ports import Evidence, PolicyOwner
-from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
+from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, RunRecord
 from rollout_budget.errors import NotFound
 from rollout_budget.ledger.maps import Map
 from rollout_budget.ledger.memory import Clock, MemoryLedger
@@ -29,6 +29,7 @@ class Tables:
     groups: Map[tuple[RunKey, GroupKey], GroupRecord] = field(default_factory=Map)
     latest: Map[tuple[RunKey, str], GroupKey] = field(default_factory=Map)
     open: Map[RunKey, dict[GroupKey, None]] = field(default_factory=Map)
+    plans: Map[RunKey, dict[str, PlanRecord]] = field(default_factory=Map)
     outbox: Map[str, Evidence] = field(default_factory=Map)
 
 
@@ -96,6 +97,18 @@ class MemoryTransaction:
             latest=tables.latest.updated(latest),
             open=tables.open.updated({run: {key: None for key in still_open if key not in closed}}),
         )
+
+    async def plans(self, team: str, run_id: str, plan_ids: Sequence[str]) -> dict[str, PlanRecord]:
+        """See `Transaction`."""
+        kept = self.tables.plans.get((team, run_id), {})
+        return {plan_id: kept[plan_id] for plan_id in plan_ids if plan_id in kept}
+
+    async def add_plan(self, team: str, run_id: str, record: PlanRecord, keep: int) -> None:
+        """See `Transaction`."""
+        run = (team, run_id)
+        kept = [*self.tables.plans.get(run, {}).values(), record][-keep:]
+        plans = self.tables.plans.updated({run: {plan.plan_id: plan for plan in kept}})
+        self.tables = replace(self.tables, plans=plans)
 
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
         """See `Transaction`."""

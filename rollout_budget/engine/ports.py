@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
+from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, RunRecord
 from rollout_budget.ledger.base import Ledger
 from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, ValuesAnswer
 
@@ -72,6 +72,14 @@ class Transaction(Protocol):
 
     async def save_groups(self, team: str, run_id: str, records: Sequence[GroupRecord]) -> None:
         """Store new or changed groups."""
+        ...
+
+    async def plans(self, team: str, run_id: str, plan_ids: Sequence[str]) -> dict[str, PlanRecord]:
+        """Return those of the plans that are kept."""
+        ...
+
+    async def add_plan(self, team: str, run_id: str, record: PlanRecord, keep: int) -> None:
+        """Store a new plan, whose id is not kept; forget all but the `keep` newest of its run."""
         ...
 
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:

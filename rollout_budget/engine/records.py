@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rollout_budget.reliability import Reliability
-from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PriorSourceName, RunSpec
+from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PlanAnswer, PriorSourceName, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class GroupRecord:
         predicted: what the prior source said, where the run's mean serves as `prior` because the source had proved
             useless; the run goes on judging the source by it, so that one that recovers is used again.
         degraded: why the prior source could not answer; empty where it did.
+        plan_id: the plan that chose the prompt, if one did; the importance weight from it stands in `opened`.
     """
 
     key: GroupKey
@@ -66,6 +67,7 @@ class GroupRecord:
     learned: bool = False
     predicted: float | None = None
     degraded: str = ""
+    plan_id: str | None = None
 
     @property
     def status(self) -> Literal["open", "stopped", "closed"]:
@@ -78,3 +80,15 @@ class GroupRecord:
     def granted(self) -> int:
         """Rollouts granted over all waves."""
         return sum(self.grants)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """One choice of prompts as it was answered: keys, chances and figures, never a prompt's text.
+
+    `fingerprint` is the hash of the request (G4).
+    """
+
+    plan_id: str
+    fingerprint: str
+    answer: PlanAnswer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rollout_budget import allocation
 from rollout_budget.decisions import Rules, first_wave, sample_baselines
 from rollout_budget.engine.answers import Sent, decisions, groups_of, prior_quality, to_unit, value_to_unit
-from rollout_budget.engine.opening import UNKNOWN_MEAN
+from rollout_budget.engine.freezing import UNKNOWN_MEAN
 from rollout_budget.engine.waves import plan, reasons
 from rollout_budget.groups import Groups, IntArray
 from rollout_budget.reliability import Reliability

@@ -74,6 +74,7 @@ class Metrics:
         self.groups = counter("groups_closed", "Groups closed.", _BY_RUN)
         self.replays = counter("idempotent_replays", "Groups answered from what was stored.")
         self.degraded = counter("degraded_groups", "Groups opened without the prior service's full answer.")
+        self.degraded_plans = counter("degraded_plans", "Plans made without the prior service's full answer.")
         self.evidence_refused = counter("evidence_refused", "Evidence rows that the prior service refused for good.")
         self.violations = counter("invariant_violations", "Counters found to differ from their entries.")
         self.limit = gauge("limit_rollouts", "A team's limit in all.", ("team",))

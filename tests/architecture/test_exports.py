@@ -15,6 +15,7 @@ from tests.paths import ROOT
 EXPORTS = {
     "AdminClient", "Allocator", "AllocatorClient", "CloseGroup", "CloseRequest", "DecideGroup", "DecideRequest",
     "Groups", "LocalAllocator", "ObserveGroup", "ObserveRequest", "OpenGroup", "OpenRequest", "OutcomeRange",
+    "PlanCandidate", "PlanRequest",
     "PriorClient", "Range", "Reliability", "ResilientAllocator", "Retries", "RolloutBudgetError", "Rules", "RunLimits",
     "RunSpec", "SuppliedPrior", "SyncAdminClient", "SyncAllocatorClient", "SyncLocalAllocator", "SyncPriorClient",
     "first_wave", "next_wave",

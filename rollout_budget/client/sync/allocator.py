@@ -23,6 +23,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     ReservationView,
     Run,
     RunPatch,
@@ -67,6 +69,11 @@ class SyncAllocatorClient(SyncClient):
         """End a run: what is still held goes back; no new grants."""
         effect = f"Run {run_id!r} may have been finished. {AGAIN} `get_run` tells."
         return self._http.call(Call("POST", path("runs", run_id, "finish"), Run, effect=effect))
+
+    def plan(self, run_id: str, request: PlanRequest) -> PlanAnswer:
+        """Choose which of some candidate prompts to open: with chances, importance weights and first waves."""
+        effect = f"Plan {request.plan_id!r} of run {run_id!r} may have been made. {AGAIN}"
+        return self._http.call(Call("POST", path("runs", run_id, "plan"), PlanAnswer, request, effect=effect))
 
     def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
         """Open groups: frozen priors and first grants."""

@@ -15,15 +15,16 @@ from sqlalchemy import and_, delete, func, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.ports import Evidence, PolicyOwner
-from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
+from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, RunRecord
 from rollout_budget.errors import NotFound
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import EvidenceRow, RunSpec
 from services.allocator.database.ledger import SqlLedger
-from services.allocator.database.tables import groups, outbox, runs
+from services.allocator.database.tables import groups, outbox, plans, runs
 from services.kit.session import Database, chunks, insert
 
 _GROUP = TypeAdapter(GroupRecord)
+_PLAN = TypeAdapter(PlanRecord)
 
 
 class SqlTransaction:
@@ -130,6 +131,23 @@ class SqlTransaction:
             for record in records
         ]
         await self._connection.execute(statement, rows)
+
+    async def plans(self, team: str, run_id: str, plan_ids: Sequence[str]) -> dict[str, PlanRecord]:
+        """Return those of the plans that are kept."""
+        found: dict[str, PlanRecord] = {}
+        for some in chunks(plan_ids):
+            query = select(plans.c.record).where(plans.c.team == team, plans.c.run == run_id, plans.c.plan_id.in_(some))
+            records = [_PLAN.validate_json(text) for text in (await self._connection.execute(query)).scalars()]
+            found |= {record.plan_id: record for record in records}
+        return found
+
+    async def add_plan(self, team: str, run_id: str, record: PlanRecord, keep: int) -> None:
+        """Store a new plan; forget all but the `keep` newest of its run."""
+        row = {"team": team, "run": run_id, "plan_id": record.plan_id, "record": _PLAN.dump_json(record).decode()}
+        await self._connection.execute(insert(self._connection, plans), row)
+        of_run = and_(plans.c.team == team, plans.c.run == run_id)
+        newest = select(plans.c.entry_id).where(of_run).order_by(plans.c.entry_id.desc()).limit(keep)
+        await self._connection.execute(delete(plans).where(of_run, plans.c.entry_id.not_in(newest)))
 
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
         """Put evidence into the outbox; an id that is there already is kept once."""

@@ -28,6 +28,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     false,
     text,
 )
@@ -155,6 +156,17 @@ groups = Table(
     Column("attempt", Integer, primary_key=True),
     Column("closed", Boolean, nullable=False),
     Column("record", Text, nullable=False),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("entry_id", AutoId, primary_key=True, autoincrement=True),
+    Column("team", String(ID), nullable=False),
+    Column("run", String(ID), nullable=False),
+    Column("plan_id", String(ID), nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("team", "run", "plan_id"),
 )
 
 outbox = Table(

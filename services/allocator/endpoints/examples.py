@@ -10,6 +10,20 @@ RUN = {
         value={"run_id": "math-1", "policy": "qwen3-0.6b", "limits": {"rollouts": 1_000_000}},
     )
 }
+PLAN = {
+    "step": Example(
+        summary="Eight rollouts for the best of three prompts; the third brings a prior of its own",
+        value={
+            "plan_id": "step-0",
+            "candidates": [
+                {"prompt_key": "p1", "prompt": "What is 2 + 3?"},
+                {"prompt_key": "p2", "prompt": "What is 17 x 23?"},
+                {"prompt_key": "p3", "prior": {"value": 0.98, "standard_error": 0.01}},
+            ],
+            "rollouts": 8,
+        },
+    )
+}
 OPEN = {
     "two": Example(
         summary="Two prompts; the second brings a prior of its own",

@@ -25,6 +25,8 @@ from rollout_budget.wire import (
     ObserveRequest,
     OpenAnswer,
     OpenRequest,
+    PlanAnswer,
+    PlanRequest,
     Run,
     RunPatch,
     RunSpec,
@@ -63,6 +65,18 @@ async def finish_run(run_id: RunId, key: Writer, parts: Parts) -> Run:
 async def heartbeat(run_id: RunId, key: Writer, parts: Parts) -> HeartbeatAnswer:
     """Renew all leases of a run."""
     return await parts.engine.heartbeat(key.team, run_id)
+
+
+@router.post("/runs/{run_id:segment}/plan", responses=_ENDED)
+async def plan(
+    run_id: RunId, request: Annotated[PlanRequest, Body(openapi_examples=examples.PLAN)], key: Writer, parts: Parts
+) -> PlanAnswer:
+    """Choose which prompts to open within a budget: by expected signal, each with a known chance."""
+    async with _timed(parts, "plan"):
+        answer = await parts.engine.plan(key.team, run_id, request)
+    if answer.degraded:
+        parts.metrics.degraded_plans.inc()
+    return answer
 
 
 @router.post("/runs/{run_id:segment}/groups/open", responses=_ENDED)
