@@ -82,16 +82,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_whole(1, 256), default=1, metavar="N", help="default: 1")
 
 
-def evaluate(given: argparse.Namespace, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> int:
+def evaluate(given: argparse.Namespace) -> int:
     """Run the command; return the exit status: 2 for what the user can mend, with one line that says what."""
     from services.prior_api.evaluate.data import DataError  # noqa: PLC0415  --help answers without loading the heads
 
     try:
-        evaluation = _evaluation(given, err)
+        evaluation = _evaluation(given, sys.stderr)
         given.out.mkdir(parents=True, exist_ok=True)
-        _write(evaluation, given.out, out, err)
+        _write(evaluation, given.out, sys.stdout, sys.stderr)
     except (DataError, OSError) as error:
-        err.write(f"{PROGRAM}: {error}\n")
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 2
     return 0
 
