@@ -48,8 +48,8 @@ def markdown(evaluation: Evaluation) -> str:
     options, facts = evaluation.options, evaluation.facts
     opening = (
         f"{facts['rows']} rows of {facts['prompts']} prompts under {facts['keys']} keys (policy and version) of "
-        f"{facts['policies']} policies, {facts['trials_median']} trials a row at the median. {options.splits} random splits "
-        f"from seed {options.seed}; up to {options.support} own rows of a key as evidence and as many others held back; "
+        f"{facts['policies']} policies, {facts['trials_median']} trials a row at the median. Random splits: "
+        f"{options.splits}, from seed {options.seed}; up to {options.support} own rows of a key as evidence and as many others held back; "
         f"`±` is half the range over splits. Encoder: {evaluation.encoder}."
     )
     done = [(result, figures(result)) for result in evaluation.results if result.judgements]
@@ -195,7 +195,7 @@ def _number(figure: float, digits: int = 3) -> str:
 
 
 def _pair(figure: float, spread: float) -> str:
-    return NOTHING if math.isnan(figure) else f"{figure:.3f} ± {spread:.3f}"
+    return NOTHING if math.isnan(figure) else f"{figure:.3f}" + (f" ± {spread:.3f}" if spread else "")
 
 
 def _coverage(shares: Sequence[float]) -> str:
