@@ -59,7 +59,16 @@ def test_bounds_are_in_the_document() -> None:
 
 async def test_the_examples_are_accepted_in_their_order(allocator: Running) -> None:
     """Whoever tries the examples of the document top to bottom meets no error."""
-    order = ["create_run", "open_groups", "observe_groups", "close_groups", "decide", "create_team", "create_key"]
+    order = [
+        "create_run",
+        "plan",
+        "open_groups",
+        "observe_groups",
+        "close_groups",
+        "decide",
+        "create_team",
+        "create_key",
+    ]
     found = {operation["operationId"]: (path, operation) for path, _, operation in operations()}
     for name in order:
         path, operation = found[name]

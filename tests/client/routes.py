@@ -39,6 +39,9 @@ from rollout_budget.wire import (
     OpenAnswer,
     OpenGroup,
     OpenRequest,
+    PlanAnswer,
+    PlanCandidate,
+    PlanRequest,
     PoliciesAnswer,
     PolicyView,
     PriorQuality,
@@ -62,6 +65,7 @@ from rollout_budget.wire import (
 SPEC = RunSpec(run_id="a/b", policy="p")
 RUN = Run(spec=SPEC, status="running", usage=RolloutCounts(), prior=PriorQuality(groups=0))
 OPEN = OpenRequest(groups=[OpenGroup(group_id="g", prompt_key="k")])
+PLAN = PlanRequest(plan_id="p", candidates=[PlanCandidate(prompt_key="k")], groups=1)
 OBSERVE = ObserveRequest(groups=[ObserveGroup(group_id="g", outcomes=[1.0])])
 CLOSE = CloseRequest(groups=[CloseGroup(group_id="g", used=1)])
 ASK = BaselinesRequest(group_ids=["g"])
@@ -113,6 +117,7 @@ ROUTES = [
     Route(ALLOCATOR, "get_run", ("a/b",), "GET", "/v1/runs/a%2Fb", RUN),
     Route(ALLOCATOR, "patch_run", ("a/b", RunPatch(price=0.1)), "PATCH", "/v1/runs/a%2Fb", RUN),
     Route(ALLOCATOR, "finish_run", ("a/b",), "POST", "/v1/runs/a%2Fb/finish", RUN),
+    Route(ALLOCATOR, "plan", ("a/b", PLAN), "POST", "/v1/runs/a%2Fb/plan", PlanAnswer(plan_id="p", candidates=1, prompts=[])),
     Route(ALLOCATOR, "open", ("a/b", OPEN), "POST", "/v1/runs/a%2Fb/groups/open", OpenAnswer(groups=[])),
     Route(ALLOCATOR, "observe", ("a/b", OBSERVE), "POST", "/v1/runs/a%2Fb/groups/observe", ObserveAnswer(groups=[])),
     Route(ALLOCATOR, "close", ("a/b", CLOSE), "POST", "/v1/runs/a%2Fb/groups/close", CloseAnswer(groups=[])),

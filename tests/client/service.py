@@ -25,6 +25,7 @@ from rollout_budget.wire import (
     DecideRequest,
     ObserveRequest,
     OpenRequest,
+    PlanRequest,
     Problem,
     RunPatch,
     RunSpec,
@@ -129,6 +130,7 @@ ROUTES: list[tuple[str, Handler]] = [
     (r"PATCH /v1/runs/([^/]+)", lambda e, body, run: e.patch_run(TEAM, run, RunPatch.model_validate_json(body))),
     (r"POST /v1/runs/([^/]+)/finish", lambda e, _, run: e.finish_run(TEAM, run)),
     (r"POST /v1/runs/([^/]+)/heartbeat", lambda e, _, run: e.heartbeat(TEAM, run)),
+    (r"POST /v1/runs/([^/]+)/plan", lambda e, body, run: e.plan(TEAM, run, PlanRequest.model_validate_json(body))),
     (
         r"POST /v1/runs/([^/]+)/groups/open",
         lambda e, body, run: e.open(TEAM, run, OpenRequest.model_validate_json(body)),

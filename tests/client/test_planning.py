@@ -1,0 +1,73 @@
+"""Plans while the allocator is away: a uniform choice with the chances of one, and weights that outlast an outage."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollout_budget.errors import NotFound
+from rollout_budget.wire import BaselinesRequest, OpenGroup, OpenRequest, PlanCandidate, PlanRequest
+from tests.client.service import House
+from tests.client.steps import SPEC, booked, closing, observing
+
+KEYS = [f"p{place}" for place in range(10)]
+REQUEST = PlanRequest(plan_id="plan", candidates=[PlanCandidate(prompt_key=key) for key in KEYS], groups=4)
+
+
+def opening(key: str, plan_id: str = "plan") -> OpenRequest:
+    return OpenRequest(groups=[OpenGroup(group_id="g", prompt_key=key, plan_id=plan_id)])
+
+
+async def test_without_the_allocator_the_choice_is_uniform_and_counted() -> None:
+    """Every chance is n / N, every weight 1; the same id gives the same answer, also when the service is back."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    plan = await house.allocator.plan(SPEC.run_id, REQUEST)
+    assert (plan.degraded, house.allocator.fallback_total, len(plan.prompts)) == (True, 1, 4)
+    assert {(prompt.propensity, prompt.importance_weight) for prompt in plan.prompts} == {(0.4, 1.0)}
+    assert plan.detail == house.allocator.fallback_reason
+    house.service.return_()
+    await house.allocator.flush()
+    assert await house.allocator.plan(SPEC.run_id, REQUEST) == plan
+
+
+async def test_a_group_of_a_plan_made_here_opens_at_the_service() -> None:
+    """It never heard of the plan and need not: the group weighs 1, as the choice was uniform."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    house.service.die()
+    plan = await house.allocator.plan(SPEC.run_id, REQUEST)
+    house.service.return_()
+    await house.allocator.flush()
+    for _ in range(2):
+        opened = await house.allocator.open(SPEC.run_id, opening(plan.prompts[0].prompt_key))
+        assert (opened.groups[0].importance_weight, opened.degraded) == (1.0, False)
+    await house.allocator.close(SPEC.run_id, closing(g=4))
+    assert await booked(house) == (4, 0)
+
+
+async def test_weights_of_the_services_plan_hold_while_it_is_away() -> None:
+    """Planned there, opened and observed here: first wave and weight are the plan's, and the service learns of it later."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    plan = await house.allocator.plan(SPEC.run_id, REQUEST)
+    assert not plan.degraded
+    prompt = plan.prompts[0]
+    house.service.die()
+    opened = (await house.allocator.open(SPEC.run_id, opening(prompt.prompt_key))).groups[0]
+    assert (opened.importance_weight, opened.grant) == (prompt.importance_weight, prompt.first_wave)
+    await house.allocator.observe(SPEC.run_id, observing(g=4))
+    answer = await house.allocator.baselines(SPEC.run_id, BaselinesRequest(group_ids=["g"]))
+    assert answer.groups[0].importance_weight == prompt.importance_weight
+    await house.allocator.close(SPEC.run_id, closing(g=4))
+    house.service.return_()
+    await house.allocator.flush()
+    assert await booked(house) == (4, 0)
+
+
+async def test_what_is_the_programs_own_mistake_is_raised() -> None:
+    """A plan that neither the service nor this process knows."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    with pytest.raises(NotFound, match="no plan 'other' is kept"):
+        await house.allocator.open(SPEC.run_id, opening("p0", "other"))
