@@ -15,6 +15,7 @@ from services.prior_api.encoders import Encoder
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.metrics import Metrics
 from services.prior_api.records import Text
+from services.prior_api.weights import Unloadable
 
 
 class Batcher:
@@ -67,7 +68,8 @@ class Batcher:
         try:
             await loop.run_in_executor(self._thread, self._encoder.load)
         except Exception as error:  # noqa: BLE001  whatever a model raises: the service degrades and says so
-            self.state = f"encoder {self._encoder.name} did not load: {type(error).__name__}"
+            reason = str(error) if isinstance(error, Unloadable) else type(error).__name__
+            self.state = f"encoder {self._encoder.name} did not load: {reason}"
         else:
             self.state = "ready"
         while True:
