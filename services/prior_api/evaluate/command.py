@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from services.prior_api.encoders import Encoder
     from services.prior_api.evaluate.contestants import Contestant
     from services.prior_api.evaluate.data import Outcomes
     from services.prior_api.evaluate.report import Evaluation
@@ -139,14 +138,14 @@ def _prepared(
     given: argparse.Namespace, names: Sequence[str], outcomes: Outcomes, err: TextIO
 ) -> tuple[list[Contestant], dict[str, Any], str, list[str]]:
     """Return the heads, the features, the encoder in words, and what could not be loaded."""
-    from services.prior_api.encoders import ENCODERS  # noqa: PLC0415  as above
+    from services.prior_api.encoders import KINDS, Choice, Placement, create  # noqa: PLC0415  as above
     from services.prior_api.evaluate import contestants, features  # noqa: PLC0415  as above
 
-    _named("--encoder", [given.encoder], list(ENCODERS))
+    _named("--encoder", [given.encoder.partition(":")[0]], list(KINDS))
     if not any(name in contestants.HEADS for name in names):
         return contestants.load(names, None, "")[0], {}, "none is needed", []
     try:
-        encoder: Encoder = ENCODERS[given.encoder](given.threads)
+        encoder = create(Choice(given.encoder), Placement.choose("auto", "auto", given.threads))
         found = features.features(outcomes, encoder, given.out, err)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         loaded, failures = contestants.load(names, None, f"encoder {given.encoder}: {error}")

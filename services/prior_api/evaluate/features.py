@@ -18,8 +18,11 @@ from services.prior_api.evaluate.data import Outcomes, text_hash
 from services.prior_api.evaluate.progress import Progress
 from services.prior_api.heads.base import Float32Array
 
-TEXTS_PER_CALL = 32
-"""Texts encoded together; sorted by length, so that little is padding."""
+FIRST_CALL = 32
+LARGEST_CALL = 4096
+CALL_S = 1.0
+"""Texts handed over together, by length so that little is padding: twice as many each time until a call takes this long.
+A laptop then shows progress each second or so, and a GPU is given what it can take."""
 KEEP_EVERY_S = 30.0
 """How often the file is written: what an interrupted run loses at most."""
 
@@ -37,7 +40,7 @@ def features(outcomes: Outcomes, encoder: Encoder, folder: Path, stream: TextIO)
     """Return the features of every prompt that has a text, computing those that no earlier run left in `folder`.
 
     Raises:
-        Exception: whatever the encoder raises when it cannot be loaded.
+        Unloadable: the encoder cannot be loaded.
     """
     texts = {text_hash(outcomes.texts[key]): outcomes.texts[key] for key in outcomes.prompts if key in outcomes.texts}
     path = cache(encoder, folder)
@@ -54,14 +57,17 @@ def _compute(
     encoder.load()
     began = kept = time.monotonic()
     progress = Progress(stream, f"encoding with {encoder.name}", "prompts", len(texts))
-    hashes = list(texts)
-    for start in range(0, len(hashes), TEXTS_PER_CALL):
-        part = hashes[start : start + TEXTS_PER_CALL]
+    hashes, size = list(texts), FIRST_CALL
+    while hashes:
+        part, hashes = hashes[:size], hashes[size:]
+        called = time.monotonic()
         vectors |= zip(part, encoder.encode([texts[item] for item in part]), strict=True)
+        now = time.monotonic()
+        size = min(2 * size, LARGEST_CALL) if now - called < CALL_S / 2 else size
         progress.add(len(part))
-        if time.monotonic() - kept > KEEP_EVERY_S:
+        if now - kept > KEEP_EVERY_S:
             keep(path, vectors)
-            kept = time.monotonic()
+            kept = now
     seconds = time.monotonic() - began
     keep(path, vectors)
     return seconds
