@@ -1,9 +1,12 @@
-"""`python -m benchmarks.estimators --data PATH --out PATH`: estimators and stopping rules on real outcomes.
+"""`python -m benchmarks.estimators --data PATH --out PATH`: every estimator and allocation rule in one fair arena.
 
-For every prior and method: mean squared error of the fused value against the denoised truth, on the {-1, +1} scale,
-and the rollouts it took. Prints the reference figures beside ours, and writes `table.md`, `points.md`, `figures.json`
-and `estimators.png`. Each seed draws its own support, prior noise and outcomes; within a seed all methods meet the
-same prompts and outcomes.
+All methods meet the same prompts with the same outcomes, on real success rates of language models and on synthetic
+families, with priors from nearly exact to misleading. Prints targets with PASS or MISS and one table over all priors at
+4 rollouts per group; writes everything to --out: `summary.md` (what was printed), `priors.md` (a table per prior),
+`points.md` and `figures.json` (all points), `estimators.png`. Squared errors are on the {-1, +1} scale.
+
+Without --data the public sample data of github.com/Now-Join-Us/V0 is fetched; where the network does not allow that,
+only synthetic families are run, and a line says so.
 """
 
 from __future__ import annotations
@@ -11,84 +14,127 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from benchmarks.estimators import ablation, arena, data, families, heads, priors, reference, report, scores, targets
+from benchmarks.estimators.arena import Plan
+from benchmarks.estimators.methods import METHODS, REFERENCE_METHODS
+from benchmarks.estimators.results import Results
+from benchmarks.estimators.stream import Length
+from benchmarks.estimators.variants import VARIANTS
 
-from benchmarks.estimators import data, priors, report, simulate
-from benchmarks.estimators.methods import METHODS, Method
-from rollout_budget.decisions import PAPER_RANGE
-
-NEAR = 2.0
-"""Spreads of one run within which a figure counts as reproduced."""
+FAMILIES = (families.REAL, *families.SYNTHETIC)
+QUICK = Length(batches=6, size=64, warm_up=2)
+ABLATION_PRIORS = (*priors.REFERENCE_PRIORS, "anti-correlated", "right for half", "drifting")
+PANELS = (*priors.REFERENCE_PRIORS, "anti-correlated", "right for half")
 
 
-def measure(
-    folder: Path,
-    out: Path,
-    *,
-    names: Sequence[str],
-    seeds: int,
-    methods: tuple[Method, ...] = METHODS,
-    length: simulate.Length = simulate.Length(),  # noqa: B008  frozen
-) -> report.Results:
-    """Run every method on every named prior; `out` keeps the prompts' features between runs."""
-    rows = data.load(folder)
-    features = functools.cache(lambda: priors.encode(folder, out / "features.npz"))
-    own = {name: np.empty(seeds) for name in names}
-    errors = {name: np.empty((len(methods), seeds)) for name in names}
-    rollouts = {name: np.empty((len(methods), seeds)) for name in names}
-    for seed in range(seeds):
-        split = data.split(rows, seed)
-        for name in names:
-            prior = priors.PRIORS[name](priors.Material(split, np.random.default_rng([seed, 1]), features))
-            own[name][seed] = PAPER_RANGE.squared_from_unit(float(np.mean((prior - split.truth) ** 2)))
-            for place, method in enumerate(methods):
-                rng = np.random.default_rng([seed, 2])
-                figure = simulate.run(method.rules, prior, split.truth, rng, length)
-                errors[name][place, seed], rollouts[name][place, seed] = figure.error, figure.rollouts
-    return report.Results(methods, own, errors, rollouts)
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--data", type=Path, help="folder with context.jsonl, train.jsonl, prompts.json")
+    found.add_argument("--out", type=Path, default=Path("runs/estimators"), help="folder for tables and plot")
+    found.add_argument("--seeds", type=int, default=5)
+    found.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    found.add_argument("--priors", nargs="+", choices=list(priors.PRIORS), default=list(priors.PRIORS))
+    curves = list(dict.fromkeys(method.curve for method in METHODS))
+    found.add_argument("--methods", nargs="+", choices=curves, default=curves, metavar="CURVE", help=", ".join(curves))
+    found.add_argument("--quick", action="store_true", help="a smoke run: one seed, six small batches")
+    found.add_argument("--ablation", action="store_true", help="compare the variants of ours instead")
+    found.add_argument("--reference", action="store_true", help="compare with the first published figures instead")
+    return found
+
+
+def outcomes(folder: Path | None, out: Path) -> tuple[data.Rows, Path] | None:
+    """Return real outcomes and where they are, fetched if no folder is named; None where none can be had.
+
+    Raises:
+        SystemExit: the folder named holds none; one line.
+    """
+    try:
+        found = data.fetch(out / "data") if folder is None else folder
+        return data.load(found), found
+    except data.Unreachable as error:
+        print(f"no real outcomes: --data names none, and the public ones cannot be fetched ({error}); synthetic only")
+        return None
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from None
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    """Return what the options ask for.
+
+    Raises:
+        SystemExit: nothing is left to run.
+    """
+    wanted = list(options.families)
+    real = outcomes(options.data, options.out) if families.REAL in wanted else None
+    if real is None:
+        wanted = [name for name in wanted if name != families.REAL]
+    features = functools.cache(lambda: heads.encode(real[1], options.out / "features.npz") if real else {})
+    methods = tuple(method for method in METHODS if method.curve in options.methods)
+    whole = Plan(real[0] if real else None, features, wanted, options.priors, methods, options.seeds)
+    if options.ablation:
+        chosen = [name for name in options.priors if name in ABLATION_PRIORS]
+        whole = replace(whole, priors=chosen, methods=ablation.methods(VARIANTS), cold=False)
+    if options.reference:
+        only = [name for name in options.priors if name in priors.REFERENCE_PRIORS]
+        whole = replace(whole, families=[families.REAL], priors=only, methods=REFERENCE_METHODS, cold=False)
+    if options.quick:
+        whole = replace(whole, real=QUICK, synthetic=QUICK, seeds=1)
+    if not list(whole.cases()):
+        raise SystemExit("nothing to run: no family that is left has any of these priors")
+    return whole
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with context.jsonl, train.jsonl, prompts.json")
-    parser.add_argument("--out", type=Path, default=Path("runs/estimators"), help="folder for tables and plot")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--priors", nargs="+", choices=sorted(priors.PRIORS), default=list(priors.PRIORS))
-    options = parser.parse_args()
-
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = parser().parse_args()
     start = time.perf_counter()
-    results = measure(options.data, options.out, names=options.priors, seeds=options.seeds)
-    compared = list(report.comparisons(results))
-    report.plot(results, options.out / "estimators.png")
-    (options.out / "table.md").write_text(report.table(compared) + "\n", encoding="utf-8")
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = arena.measure(plan(options), functools.partial(print, flush=True))
+    if options.ablation:
+        name, text = "ablation.md", ablation.table(results, VARIANTS)
+    elif options.reference:
+        name, text = "reference.md", reference.table(results)
+    else:
+        name, text = "summary.md", summary(results)
+        report.plot(results, PANELS, options.out / "estimators.png")
+        tables = [
+            f"### {family}, {prior}\n\n{report.case_table(results, (family, prior))}" for family, prior in results.own
+        ]
+        (options.out / "priors.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    (options.out / name).write_text(text + "\n", encoding="utf-8")
     (options.out / "points.md").write_text(report.all_points(results) + "\n", encoding="utf-8")
-    (options.out / "figures.json").write_text(_as_json(results), encoding="utf-8")
-
-    print(report.table(compared))
-    near = sum(row.deviations <= NEAR for row in compared)
-    print(f"\n{near} of {len(compared)} figures within {NEAR:.0f} spreads of one run; {options.seeds} seeds,", end=" ")
-    print(f"{time.perf_counter() - start:.0f} s; all points, plot and figures in {options.out}")
+    (options.out / "figures.json").write_text(as_json(results), encoding="utf-8")
+    print(f"\n{text}\n\n{results.seeds} seeds, {time.perf_counter() - start:.0f} s; everything is in {options.out}")
 
 
-def _as_json(results: report.Results) -> str:
-    rows = [
-        {
-            "prior": prior,
-            "curve": method.curve,
-            "setting": method.label,
-            "rollouts": results.rollouts[prior][place].tolist(),
-            "errors": results.errors[prior][place].tolist(),
-        }
-        for prior in results.own
-        for place, method in enumerate(results.methods)
-    ]
-    return json.dumps({"own": {name: own.tolist() for name, own in results.own.items()}, "points": rows}, indent=1)
+def summary(results: Results) -> str:
+    """Return the targets and the table over all priors."""
+    found = list(targets.checks(results))
+    parts = [report.targets_table(found)] if found else []
+    return "\n\n".join(
+        [*parts, f"Squared error at {report.MATCHED[1]:.0f} rollouts per group:", report.overview(results)]
+    )
+
+
+def as_json(results: Results) -> str:
+    """Return every figure of every seed; null where a figure does not exist."""
+    rows = []
+    for (family, prior), points in results.figures.items():
+        for (curve, label), found in points.items():
+            columns = {name: _known(column) for name, column in zip(scores.NAMES, found.T.tolist(), strict=True)}
+            rows.append({"outcomes": family, "prior": prior, "curve": curve, "setting": label, **columns})
+    own = [{"outcomes": case[0], "prior": case[1], "own": error.tolist()} for case, error in results.own.items()]
+    return json.dumps({"own": own, "points": rows}, indent=1)
+
+
+def _known(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ figures here are on the unit scale.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln
@@ -23,6 +25,19 @@ TRIALS = 10
 """Rollouts behind each score."""
 SUPPORT_ROWS = 256
 """Rows per key that a prior may learn from; the other rows of `context` and those of `train` are targets."""
+SOURCE = "https://raw.githubusercontent.com/Now-Join-Us/V0/2bbbc567602ee4ca16f4eaf9f4a1e503f96f39de/data"
+"""The public sample data of V0 (Apache-2.0), at one commit. Its test set is left alone."""
+FILES: Mapping[str, str] = {
+    "context.jsonl": "context.jsonl",
+    "train.jsonl": "train.jsonl",
+    "prompts.json": "prompt_dict.json",
+}
+"""Name in a folder of outcomes, by name at the source."""
+FETCH_TIMEOUT_S = 30.0
+
+
+class Unreachable(Exception):
+    """The public sample data cannot be fetched from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +75,30 @@ class Split:
         return self.rows.truth[self.targets]
 
 
+def fetch(folder: Path) -> Path:
+    """Fill a folder with the public sample data, unless it is there already; return the folder.
+
+    Raises:
+        Unreachable: the network or the source says no; nothing is left behind.
+    """
+    if all((folder / name).is_file() for name in FILES):
+        return folder
+    try:
+        with httpx.Client(timeout=FETCH_TIMEOUT_S, follow_redirects=True) as client:
+            found = {name: client.get(f"{SOURCE}/{path}").raise_for_status().text for name, path in FILES.items()}
+    except httpx.HTTPError as error:
+        raise Unreachable(f"{SOURCE}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in found.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def load(folder: Path) -> Rows:
     """Read a folder.
 
     Raises:
+        OSError: a file is missing.
         ValueError: a score is not a mean of ten outcomes.
     """
     parts = [(name == "context", row) for name in ("context", "train") for row in _read(folder / f"{name}.jsonl")]

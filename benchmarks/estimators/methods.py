@@ -1,65 +1,114 @@
-"""Methods to compare: an estimator, a stopping rule and their settings. A row of the table is one entry of `METHODS`.
+"""Methods to compare: an estimator, a stopping rule and their settings. One entry of `METHODS` is one point.
 
-Prices are on the {-1, +1} scale of the papers, as in the table; `Rules` takes a quarter of them.
+`curve` names the line that a point belongs to, along which rollouts can be matched. Prices are on the {-1, +1} scale
+of the papers; `Rules` takes a quarter of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
+from benchmarks.estimators.stream import MOST_ROLLOUTS
+from benchmarks.estimators.variants import OURS, POOLED, Variant
 from rollout_budget import baselines, stopping
 from rollout_budget.decisions import PAPER_PRICE, PAPER_RANGE, Rules
-from rollout_budget.groups import Groups
-from rollout_budget.reliability import Reliability
-from rollout_budget.stopping import Curve, StoppingRule
-from rollout_budget.stopping.posterior_variance import PosteriorVariance
+from rollout_budget.stopping import StoppingRule
+from rollout_budget.stopping.reinforce_ada import ReinforceAdaBalanced, ReinforceAdaPositive
 
-K_MAX = 16
-PRICES = tuple(2.0**-power for power in (3, 4, 5, 5.5, 6, 6.5, 7, 7.5, 8, 8.5, 9, 10, 11))
-"""From a rollout that must save an eighth to one that is nearly free; the paper's is 2^-8."""
+SIZES = (1, 2, 4, 8, 16)
+PRICES = tuple(2.0**-power for power in (4, 5, 6, 7, 8, 9))
+"""From a rollout that must save a sixteenth to one that is nearly free; the paper's is 2^-8."""
+AUTO_PRICES = tuple(2.0**-power for power in (5, 7, 9))
 
+LEAVE_ONE_OUT = "leave-one-out"
+EMPIRICAL_BAYES = "empirical Bayes"
+LOOK_AHEAD = "V0.5 look-ahead"
+STOPPED_AT_2 = "ours: stop, k_init 2"
+STOPPED_AT_AUTO = "ours: stop, k_init auto"
+OUR_CURVES = (EMPIRICAL_BAYES, STOPPED_AT_2, STOPPED_AT_AUTO)
 
-class OneByOne(PosteriorVariance):
-    """The same rule asking again after every rollout: what granting whole waves costs shows against it."""
-
-    name = "posterior_variance_one_by_one"
-
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
-        """Return the rule's curves, `most` 1."""
-        whole = super().worth(groups, reliability, k_max)
-        return replace(whole, most=np.minimum(whole.most, 1))
+FIXED = {
+    "group mean": "group_mean",
+    LEAVE_ONE_OUT: "leave_one_out",
+    "V0.5 fusion": "v05",
+    "James-Stein": "james_stein",
+    "EBPO": "ebpo",
+    "Beta history (SPO)": "beta_history",
+    EMPIRICAL_BAYES: "empirical_bayes",
+}
+"""Curves of estimators with groups of a fixed size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One row: `curve` names the line of the plot that it is a point of."""
+    """One point.
+
+    Attributes:
+        curve: the line that it is a point of.
+        label: which point.
+        rules: what it does.
+        variant: how the run learns about its prior.
+        alone: whether each group is decided by itself, whatever the batch and the run.
+    """
 
     curve: str
     label: str
     rules: Rules
+    variant: Variant = OURS
+    alone: bool = False
 
 
 def fixed(curve: str, estimator: str, k: int) -> Method:
     """Return an estimator with groups of `k`."""
     rules = Rules(baselines.get(estimator), stopping.get("fixed"), k_init=k, k_max=k)
-    return Method(curve, f"k = {k}", rules)
+    alone = estimator in {"group_mean", "leave_one_out", "v05", "beta_history"}
+    return Method(curve, f"k = {k}", rules, alone=alone)
 
 
-def stopped(curve: str, estimator: str, rule: StoppingRule, price: float, k_init: int) -> Method:
-    """Return an estimator with a stopping rule at a price on the {-1, +1} scale; `k_init` 0 is "auto"."""
+def varied(curve: str, variant: Variant, k: int) -> Method:
+    """Return a variant of ours with groups of `k`."""
+    return Method(curve, f"k = {k}", Rules(variant.estimator, stopping.get("fixed"), k_init=k, k_max=k), variant)
+
+
+def stopped(curve: str, variant: Variant, price: float, k_init: int) -> Method:
+    """Return a variant of ours with its stop at a price on the {-1, +1} scale; `k_init` 0 is "auto"."""
     unit = PAPER_RANGE.squared_to_unit(price)
-    rules = Rules(baselines.get(estimator), rule, price=unit, k_init=k_init, k_max=K_MAX)
-    return Method(curve, f"c = 1/{1 / price:.0f}", rules)
+    rules = Rules(variant.estimator, variant.stopping, price=unit, k_init=k_init, k_max=MOST_ROLLOUTS)
+    return Method(curve, f"c = 1/{1 / price:.0f}", rules, variant)
+
+
+def allocated(curve: str, rule: StoppingRule, k_init: int, *, k_max: int = MOST_ROLLOUTS) -> Method:
+    """Return an allocation rule with leave-one-out baselines, as in its paper or the nearest to it."""
+    rules = Rules(baselines.get("leave_one_out"), rule, k_init=k_init, k_max=k_max)
+    return Method(curve, f"k_init = {k_init}", rules, alone=not rule.pooled)
 
 
 METHODS: tuple[Method, ...] = (
-    *(fixed("mean of group", "group_mean", k) for k in (2, 4, 8, 16)),
-    *(fixed("paper fusion", "v05", k) for k in (2, 4, 8)),
-    stopped("paper look-ahead", "v05", stopping.get("osla"), PAPER_PRICE, 4),
-    *(fixed("empirical Bayes", "empirical_bayes", k) for k in (1, 2, 4, 8)),
-    *(stopped("EB, stop by wave, k_init 2", "empirical_bayes", PosteriorVariance(), price, 2) for price in PRICES),
-    *(stopped("EB, stop one by one, k_init 2", "empirical_bayes", OneByOne(), price, 2) for price in PRICES),
-    *(stopped("EB, stop by wave, k_init auto", "empirical_bayes", PosteriorVariance(), price, 0) for price in PRICES),
+    *(fixed(curve, estimator, k) for curve, estimator in FIXED.items() for k in SIZES),
+    Method(
+        LOOK_AHEAD,
+        "c = 1/256",
+        Rules(
+            baselines.get("v05"),
+            stopping.get("osla"),
+            price=PAPER_RANGE.squared_to_unit(PAPER_PRICE),
+            k_init=4,
+            k_max=MOST_ROLLOUTS,
+        ),
+        alone=True,
+    ),
+    *(stopped(STOPPED_AT_2, OURS, price, 2) for price in PRICES),
+    *(stopped(STOPPED_AT_AUTO, OURS, price, 0) for price in AUTO_PRICES),
+    *(allocated("Reinforce-Ada, positive", ReinforceAdaPositive(k), k) for k in (1, 2, 4, 8)),
+    *(allocated("Reinforce-Ada, balanced", ReinforceAdaBalanced(k), k) for k in (1, 2, 4, 8)),
+    *(allocated("VIP", stopping.get("vip"), k) for k in (2, 4, 8)),
+    *(allocated("Knapsack RL", stopping.get("knapsack"), k) for k in (2, 4, 8)),
+    *(allocated("DAPO refill", stopping.get("dapo"), k, k_max=k) for k in (2, 4, 8, 16)),
 )
+
+REFERENCE_METHODS: tuple[Method, ...] = (
+    *(method for method in METHODS if method.curve in {"group mean", "V0.5 fusion", LOOK_AHEAD}),
+    *(varied("one strength", POOLED, k) for k in (1, 2, 4, 8)),
+    *(stopped("one strength, stop by wave, k_init 2", POOLED, price, 2) for price in PRICES),
+)
+"""What the reference figures were measured with: the first version of ours pooled one strength over the run."""

@@ -1,9 +1,8 @@
-"""Figures of many seeds as one table beside the reference, one table of all points, and one plot."""
+"""Figures as Markdown tables and one plot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,127 +12,133 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from benchmarks.estimators.methods import Method
-from benchmarks.estimators.reference import OWN_ERROR, REFERENCE, Points
+from benchmarks.estimators.bounds import BAYES, ORACLE
+from benchmarks.estimators.families import REAL
+from benchmarks.estimators.methods import EMPIRICAL_BAYES, LOOK_AHEAD, STOPPED_AT_2, STOPPED_AT_AUTO
+from benchmarks.estimators.results import Case, Results
+from benchmarks.estimators.scores import NAMES
+from benchmarks.estimators.targets import ALONE, Check
 from rollout_budget.outcomes import FloatArray
 
-ROUNDING = 0.0005
-"""Half of the last digit of a reference figure."""
+MATCHED = (2.0, 4.0, 8.0)
+"""Rollouts per group at which methods are compared."""
+BRIEF = (
+    "group mean",
+    "V0.5 fusion",
+    "James-Stein",
+    "EBPO",
+    "Beta history (SPO)",
+    EMPIRICAL_BAYES,
+    STOPPED_AT_2,
+    BAYES,
+    ORACLE,
+)
+"""Curves of the table over all priors."""
+DETAIL = ("sample_error", "gradient_variance", "gradient_error", "silent", "bias_sum", "bias_mean")
+WORST = 5
+"""Checks of the third target that are shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """All figures.
-
-    Attributes:
-        methods: what was run, M entries.
-        own: squared error of each prior itself by seed, shape (seeds,).
-        errors: by prior, shape (M, seeds), on the {-1, +1} scale.
-        rollouts: by prior, shape (M, seeds).
-    """
-
-    methods: tuple[Method, ...]
-    own: Mapping[str, FloatArray]
-    errors: Mapping[str, FloatArray]
-    rollouts: Mapping[str, FloatArray]
-
-    def curve(self, prior: str, name: str) -> tuple[FloatArray, FloatArray]:
-        """Return rollouts and errors of one curve's points in order of rollouts, each of shape (points, seeds)."""
-        places = [place for place, method in enumerate(self.methods) if method.curve == name]
-        rollouts, errors = self.rollouts[prior][places], self.errors[prior][places]
-        order = np.argsort(rollouts.mean(axis=1), kind="stable")
-        return rollouts[order], errors[order]
+def with_spread(values: FloatArray, digits: int = 3) -> str:
+    """Return mean ± standard deviation over seeds; nothing where the figure does not exist."""
+    if not np.isfinite(values).all():
+        return ""
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if values.size > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One reference figure and ours at the same number of rollouts."""
-
-    prior: str
-    curve: str
-    rollouts: float
-    ours: FloatArray
-    reference: float
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds: what one run, as the reference is, scatters by."""
-        return float(self.ours.std(ddof=1)) if self.ours.size > 1 else 0.0
-
-    @property
-    def deviations(self) -> float:
-        """Distance from the reference in standard deviations of one run, its rounding allowed for."""
-        distance = max(abs(float(self.ours.mean()) - self.reference) - ROUNDING, 0.0)
-        return distance / self.spread if self.spread else 0.0
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def comparisons(results: Results) -> Iterator[Comparison]:
-    """Yield every reference figure with ours."""
-    for prior, own in results.own.items():
-        yield Comparison(prior, "the prior itself", 0, own, OWN_ERROR[prior])
-        for curve, points in REFERENCE[prior].items():
-            yield from _compared(results, prior, curve, points)
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_row(cells), "|" + "---|" * len(cells)]
 
 
-def _compared(results: Results, prior: str, curve: str, points: Points) -> Iterator[Comparison]:
-    rollouts, errors = results.curve(prior, curve)
-    for at, reference in points:
-        if len(rollouts) == 1:
-            yield Comparison(prior, curve, float(rollouts.mean()), errors[0], reference)
+def case_table(results: Results, case: Case) -> str:
+    """Return one prior's table: every curve, its error at matched rollouts, all other figures at the middle one."""
+    middle = MATCHED[1]
+    head = ["method", *(f"error at {at:.0f}" for at in MATCHED), *(f"{name} at {middle:.0f}" for name in DETAIL)]
+    lines = _head(head)
+    for curve in results.curves(case):
+        rollouts, _ = results.curve(case, curve, "error")
+        if len(rollouts) < 2:
+            own = rollouts.mean()
+            errors, others = results.curve(case, curve, "error")[1][0], DETAIL
+            cells = [f"{curve} (at {own:.1f})", with_spread(errors), "", ""]
+            cells += [with_spread(results.curve(case, curve, name)[1][0]) for name in others]
         else:
-            ours = [_interpolated(at, *pair) for pair in zip(rollouts.T, errors.T, strict=True)]
-            yield Comparison(prior, curve, at, np.array(ours), reference)
+            cells = [curve, *(with_spread(results.at(case, curve, "error", at)) for at in MATCHED)]
+            cells += [with_spread(results.at(case, curve, name, middle)) for name in DETAIL]
+        lines.append(_row(cells))
+    return "\n".join(lines)
 
 
-def _interpolated(at: float, rollouts: FloatArray, errors: FloatArray) -> float:
-    """Return the error at `at` rollouts, linear between points on a plot with logarithmic axes."""
-    order = np.argsort(rollouts, kind="stable")
-    return float(np.exp(np.interp(np.log(at), np.log(rollouts[order]), np.log(errors[order]))))
+def overview(results: Results, at: float = MATCHED[1]) -> str:
+    """Return one table over all families and priors: squared error at one number of rollouts."""
+    curves = [curve for curve in BRIEF if any(curve in results.curves(case) for case in results.figures)]
+    lines = _head(["outcomes", "prior (its own error)", *curves])
+    for case, own in results.own.items():
+        errors = [results.at(case, curve, "error", at) for curve in curves]
+        cells = [f"{found.mean():.3f}" if np.isfinite(found).all() else "" for found in errors]
+        lines.append(_row([case[0], f"{case[1]} ({own.mean():.3f})", *cells]))
+    return "\n".join(lines)
 
 
-def table(compared: Sequence[Comparison]) -> str:
-    """Return the comparison as a Markdown table."""
-    lines = [
-        "| prior | method | rollouts | ours (± one run) | reference | apart, in spreads of one run |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in compared:
-        at = f"{row.rollouts:.1f}" if row.rollouts else ""
-        ours = f"{row.ours.mean():.3f} ± {row.spread:.3f}"
-        lines.append(f"| {row.prior} | {row.curve} | {at} | {ours} | {row.reference:.3f} | {row.deviations:.1f} |")
+def targets_table(checks: Sequence[Check]) -> str:
+    """Return the targets with PASS or MISS; of the third, how many are met and the worst."""
+    lines = _head(["target", "figure", "measured", "limit", ""])
+    for name in ("T1", "T2", "T3", ALONE):
+        of_target = [check for check in checks if check.target == name]
+        shown = of_target
+        if name in {"T3", ALONE} and of_target:
+            met = sum(check.met for check in of_target)
+            worst = max(check.measured for check in of_target)
+            verdict = "PASS" if met == len(of_target) else "MISS"
+            what = f"{met} of {len(of_target)} ratios within the limit; the worst, then the {WORST} worst one by one"
+            lines.append(_row([name, what, f"{worst:.3f}", f"{of_target[0].limit:.2f}", verdict]))
+            shown = sorted(of_target, key=lambda check: -check.measured)[:WORST]
+        for check in shown:
+            measured = f"{check.measured:.3f} ± {check.spread:.3f}"
+            lines.append(_row([name, check.what, measured, f"{check.limit:.2f}", "PASS" if check.met else "MISS"]))
     return "\n".join(lines)
 
 
 def all_points(results: Results) -> str:
-    """Return every measured point as a Markdown table, those without a reference included."""
-    lines = ["| prior | method | setting | rollouts | squared error |", "|---|---|---|---|---|"]
-    for prior in results.own:
-        for place, method in enumerate(results.methods):
-            error, rollouts = results.errors[prior][place], results.rollouts[prior][place]
-            scatter = f" ± {error.std(ddof=1):.3f}" if error.size > 1 else ""
-            lines.append(
-                f"| {prior} | {method.curve} | {method.label} | {rollouts.mean():.1f} | {error.mean():.3f}{scatter} |"
-            )
+    """Return every measured point with every figure."""
+    lines = _head(["outcomes", "prior", "method", "setting", *NAMES])
+    for (family, prior), points in results.figures.items():
+        for (curve, label), rows in points.items():
+            lines.append(_row([family, prior, curve, label, *(with_spread(column, 4) for column in rows.T)]))
     return "\n".join(lines)
 
 
-def plot(results: Results, path: Path) -> None:
-    """Draw error against mean rollouts, a panel per prior, a curve per method, the reference as open circles."""
-    figure, axes = plt.subplots(1, len(results.own), figsize=(4.6 * len(results.own), 4.4), sharey=True, squeeze=False)
-    curves = list(dict.fromkeys(method.curve for method in results.methods))
-    for axis, (prior, own) in zip(axes[0], results.own.items(), strict=True):
-        for curve in curves:
-            rollouts, errors = results.curve(prior, curve)
-            axis.plot(rollouts.mean(axis=1), errors.mean(axis=1), "o-", markersize=3, linewidth=1.2, label=curve)
-        given = [point for points in REFERENCE[prior].values() for point in points]
-        axis.plot(*zip(*given, strict=True), "o", markersize=8, color="black", fillstyle="none", label="reference")
-        axis.set(xscale="log", yscale="log", title=f"{prior} (itself {own.mean():.3f})", xlabel="rollouts per prompt")
+def plot(results: Results, priors: Sequence[str], path: Path) -> None:
+    """Draw error against mean rollouts on real outcomes (or the first family), a panel per prior."""
+    family = REAL if any(case[0] == REAL for case in results.figures) else next(iter(results.figures))[0]
+    cases = [(family, prior) for prior in priors if (family, prior) in results.figures]
+    figure, axes = plt.subplots(1, len(cases), figsize=(4.4 * len(cases), 4.8), sharey=True, squeeze=False)
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]  # a listed colour map
+    curves = list(dict.fromkeys(curve for case in cases for curve in results.curves(case)))
+    for axis, case in zip(axes[0], cases, strict=True):
+        for place, name in enumerate(curves):
+            rollouts, errors = results.curve(case, name, "error")
+            ours = name in {EMPIRICAL_BAYES, STOPPED_AT_2, STOPPED_AT_AUTO}
+            style = "--" if name in {BAYES, ORACLE} else "-"
+            marker = "*" if name == LOOK_AHEAD else "o"
+            axis.plot(
+                rollouts.mean(axis=1), errors.mean(axis=1), style, marker=marker, markersize=9 if marker == "*" else 3,
+                linewidth=2.2 if ours else 1.1, color=colours[place % len(colours)], label=name,
+            )  # fmt: skip
+        axis.set(xscale="log", yscale="log", title=f"{case[1]} (itself {results.own[case].mean():.3f})")
+        axis.set(xlabel="rollouts per group", ylim=(0.02, 0.6))
         axis.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
-        axis.set_yticks([0.03, 0.05, 0.1, 0.2], ["0.03", "0.05", "0.1", "0.2"])
+        axis.set_yticks([0.03, 0.05, 0.1, 0.2, 0.4], ["0.03", "0.05", "0.1", "0.2", "0.4"])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("squared error of the baseline, {-1, +1} scale")
-    axes[0, -1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    axes[0, 0].set_ylabel("squared error of the value, {-1, +1} scale")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure.savefig(path, dpi=110)
     plt.close(figure)

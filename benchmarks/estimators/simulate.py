@@ -1,74 +1,106 @@
-"""One method on one prior: groups of real prompts drawn in batches, outcomes from the truth, D and S learned online.
+"""One method on one stream: waves until every group stops, D and S learned online from first waves.
 
 The order of a batch is that of a run: first wave and further waves decided by what was learned before the batch, then
-the first waves enter the run's reliability.
+the first waves enter the run's reliability. What was learned depends on the sizes of first waves alone, so methods that
+start alike share it; methods that decide each group by itself take the whole stream at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from rollout_budget.decisions import PAPER_RANGE, Rules, first_wave, next_wave
+from benchmarks.estimators.methods import Method
+from benchmarks.estimators.stream import Stream
+from benchmarks.estimators.variants import Variant
+from rollout_budget import allocation
+from rollout_budget.baselines.base import BoolArray
+from rollout_budget.decisions import Rules, first_wave, next_wave
 from rollout_budget.groups import Groups, IntArray
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.reliability import Reliability
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
-    """How long a simulation is: batches of `size` groups, of which the first `warm_up` do not count.
+class Final:
+    """Where all groups of a stream ended: `given_up` ones are replaced by the trainer."""
 
-    Every group has `rollouts` outcomes ready before anything is decided, so that with equal seeds all methods meet the
-    same prompts with the same outcomes.
-    """
-
-    batches: int = 60
-    size: int = 128
-    warm_up: int = 10
-    rollouts: int = 16
+    groups: Groups
+    value: FloatArray
+    per_sample: FloatArray
+    given_up: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """Mean squared error of the fused value on the {-1, +1} scale, and mean rollouts per group."""
+class Learned:
+    """What runs knew before each batch, by variant and size of first waves; shared by the methods of one stream."""
 
-    error: float
-    rollouts: float
+    stream: Stream
+    states: dict[tuple[str, int], list[Reliability]] = field(default_factory=dict)
 
-
-def run(rules: Rules, prior: FloatArray, truth: FloatArray, rng: np.random.Generator, length: Length) -> Figure:
-    """Return the figure of one method for targets with these priors and true rates."""
-    reliability = Reliability()
-    errors, rollouts = [], []
-    for batch in range(length.batches):
-        chosen = rng.choice(truth.size, min(length.size, truth.size), replace=False)
-        outcomes = (rng.random((chosen.size, length.rollouts)) < truth[chosen, None]).astype(np.float64)
-        unseen = _drawn(prior[chosen], outcomes, np.zeros(chosen.size, dtype=np.int64))
-        first = first_wave(rules, unseen, reliability).wanted
-        groups, value = _to_the_end(rules, reliability, prior[chosen], outcomes, first)
-        if batch >= length.warm_up:
-            errors.append(np.mean((value - truth[chosen]) ** 2))
-            rollouts.append(groups.sizes.mean())
-        reliability = reliability.update(_drawn(prior[chosen], outcomes, first))
-    return Figure(PAPER_RANGE.squared_from_unit(float(np.mean(errors))), float(np.mean(rollouts)))
+    def before(self, variant: Variant, size: int) -> list[Reliability]:
+        """Return one state per batch for first waves of a fixed size."""
+        key = variant.name, size
+        if key not in self.states:
+            state, found = variant.start(), []
+            for batch in range(self.stream.length.batches):
+                found.append(state)
+                part = self.stream.batch(batch)
+                sizes = np.full(self.stream.length.size, size, dtype=np.int64)
+                state = variant.learn(state, self.stream.drawn(part, sizes), batch)
+            self.states[key] = found
+        return self.states[key]
 
 
-def _to_the_end(
-    rules: Rules, reliability: Reliability, prior: FloatArray, outcomes: FloatArray, first: IntArray
-) -> tuple[Groups, FloatArray]:
-    """Draw wave after wave until every group stops; return the groups and their fused values."""
-    sizes = first.copy()
+def run(method: Method, learned: Learned) -> Final:
+    """Return where a method's groups end."""
+    stream, rules = learned.stream, method.rules
+    if method.alone:
+        return _finish(rules, stream, slice(None), Reliability())
+    batches = range(stream.length.batches)
+    size = rules.stopping.first(rules.k_init, rules.k_max)
+    if size is not None:
+        states = learned.before(method.variant, size)
+        return _joined([_finish(rules, stream, stream.batch(batch), states[batch]) for batch in batches])
+    parts = []
+    state = method.variant.start()
+    for batch in batches:
+        part = stream.batch(batch)
+        first = _first(rules, stream, part, state)
+        parts.append(_finish(rules, stream, part, state, first))
+        state = method.variant.learn(state, stream.drawn(part, first), batch)
+    return _joined(parts)
+
+
+def _first(rules: Rules, stream: Stream, part: slice, state: Reliability) -> IntArray:
+    unseen = stream.drawn(part, np.zeros(stream.prior[part].size, dtype=np.int64))
+    return first_wave(rules, unseen, state).wanted
+
+
+def _finish(rules: Rules, stream: Stream, part: slice, state: Reliability, first: IntArray | None = None) -> Final:
+    """Draw wave after wave until every group stops; baselines are needed at the end alone."""
+    sizes = _first(rules, stream, part, state) if first is None else first
     while True:
-        groups = _drawn(prior, outcomes, sizes)
-        plan = next_wave(rules, groups, reliability)
-        if not plan.wanted.any():
-            return groups, plan.baselines.value
-        sizes = sizes + plan.wanted
+        groups = stream.drawn(part, sizes)
+        more = allocation.wanted(rules.stopping.worth(groups, state, rules.k_max), rules.price)
+        if not more.any():
+            plan = next_wave(rules, groups, state)
+            return Final(groups, plan.baselines.value, plan.baselines.per_sample, plan.given_up)
+        sizes = sizes + more
 
 
-def _drawn(prior: FloatArray, outcomes: FloatArray, sizes: IntArray) -> Groups:
-    """Return the first `sizes` outcomes of each row of `outcomes` as groups."""
-    taken = np.arange(outcomes.shape[1]) < sizes[:, None]
-    return Groups(prior, np.full(prior.shape, np.nan), sizes, outcomes[taken])
+def _joined(parts: list[Final]) -> Final:
+    groups = [part.groups for part in parts]
+    whole = Groups(
+        np.concatenate([group.prior for group in groups]),
+        np.concatenate([group.prior_error for group in groups]),
+        np.concatenate([group.sizes for group in groups]),
+        np.concatenate([group.outcomes for group in groups]),
+    )
+    return Final(
+        whole,
+        np.concatenate([part.value for part in parts]),
+        np.concatenate([part.per_sample for part in parts]),
+        np.concatenate([part.given_up for part in parts]),
+    )

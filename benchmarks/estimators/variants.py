@@ -1,0 +1,87 @@
+"""Variants of our estimator and its stop, for the ablation. Register one in `VARIANTS` to see it in `--ablation`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rollout_budget import baselines, stopping
+from rollout_budget.baselines import BaselineEstimator, Baselines
+from rollout_budget.groups import Groups
+from rollout_budget.reliability import Reliability
+from rollout_budget.stopping import Curve, StoppingRule
+
+
+def learn(state: Reliability, groups: Groups, version: int) -> Reliability:
+    """Take in the first waves of a batch drawn under policy `version`."""
+    del version
+    return state.update(groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to use the prior.
+
+    Attributes:
+        name: how it is called in the table; what differs from the product.
+        estimator: as registered in `baselines`, or another.
+        stopping: as registered in `stopping`, or another.
+        start: what a run knows at its start.
+        learn: how it learns from a batch of first waves; the number of the batch stands for the policy version.
+    """
+
+    name: str
+    estimator: BaselineEstimator
+    stopping: StoppingRule
+    start: Callable[[], Reliability] = Reliability
+    learn: Callable[[Reliability, Groups, int], Reliability] = learn
+
+
+class PooledStrength:
+    """The first version of ours: `b = (m V + sum(y)) / (m + k)`, m = S/D one for all prompts."""
+
+    name: ClassVar[str] = "pooled_strength"
+    drops_prior: ClassVar[bool] = True
+
+    def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
+        """Return posterior means under Beta(m V, m (1 - V))."""
+        strength, prior = reliability.strength, reliability.prior_in_use(groups.prior)
+        size, mass = strength + groups.sizes, strength * prior + groups.sums
+        value = np.clip(mass / size, 0.0, 1.0)
+        owner = groups.owner
+        return Baselines(
+            value=value,
+            per_sample=np.clip((mass[owner] - groups.outcomes) / (size[owner] - 1.0), 0.0, 1.0),
+            weight=groups.sizes / size,
+            trusted=np.full(len(groups), reliability.prior_usable),
+            strength=np.full(len(groups), strength),
+            standard_error=np.sqrt(value * (1.0 - value) / (size + 1.0)),
+        )
+
+
+class PooledStop:
+    """The stop of the first version: the fall of that posterior's variance."""
+
+    name: ClassVar[str] = "pooled_strength"
+    pooled: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
+
+    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
+        """Return curves of `size` m + k and `scale` v (m + k)."""
+        posterior = PooledStrength()(groups, reliability)
+        size = posterior.strength + groups.sizes
+        return Curve(posterior.standard_error**2 * size, size, np.maximum(k_max - groups.sizes, 0))
+
+    def first(self, k_init: int, k_max: int) -> int | None:
+        """Return `k_init`, at most `k_max`; None for `auto` (0)."""
+        return min(k_init, k_max) if k_init else None
+
+
+OURS = Variant("as shipped", baselines.get("empirical_bayes"), stopping.get("posterior_variance"))
+POOLED = Variant("one strength for all prompts", PooledStrength(), PooledStop())
+
+VARIANTS: list[Variant] = [OURS, POOLED]
+"""What `--ablation` compares; the first is what all others are stated against."""
