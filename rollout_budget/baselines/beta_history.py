@@ -5,8 +5,8 @@ counts that rollout afterwards. Here the discounted counts are the prior source'
 a / (a + b), its standard error e gives `a + b = V (1 - V) / e^2 - 1`. Without a standard error the counts are SPO's at
 the start; they never exceed those that its largest discount leaves.
 
-A sample's baseline is V, which has seen none of the group, so the gradient is unbiased for any k and under any stop.
-The value of a group is the posterior with its own outcomes, what the tracker will say next.
+A sample's baseline is V, which has seen none of the group, so the gradient is unbiased for any k and, in a loss that
+sums over samples, under any stop. The value of a group is the posterior with its own outcomes, what the tracker will say next.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rollout_budget import baselines, stopping
-from rollout_budget.decisions import Rules, sample_baselines
+from rollout_budget.decisions import Rules, next_wave, sample_baselines
 from rollout_budget.reliability import Reliability
 from tests.core.enumeration import Pattern, patterns, probabilities, same_prior, stopped
 
@@ -85,6 +85,13 @@ def test_paper_fusion_biases_the_gradient(k: int, figure: float) -> None:
         ("leave_one_out", "posterior_variance", 2, 0.089, 0.556),
         ("leave_one_out", "osla", 4, 0.075, 0.510),
         ("v05", "osla", 4, 0.322, 0.322),
+        ("leave_one_out", "reinforce_ada_positive", 2, 0.142, 0.687),
+        ("leave_one_out", "reinforce_ada_positive", 4, 0.042, 0.420),
+        ("leave_one_out", "reinforce_ada_balanced", 4, 0.044, 0.098),
+        ("beta_history", "reinforce_ada_positive", 2, 0.0, 0.606),
+        ("beta_history", "posterior_variance", 2, 0.0, 0.484),
+        ("leave_one_out", "vip", 4, 0.0, 0.0),
+        ("leave_one_out", "knapsack", 4, 0.0, 0.0),
     ],
 )
 def test_a_stop_that_depends_on_outcomes_biases_the_gradient(
@@ -119,3 +126,19 @@ def test_masking_later_waves_is_not_enough(estimator: str, figure: float) -> Non
                 total = np.bincount(groups.owner, advantages * (groups.outcomes - p), len(groups))
                 worst = max(worst, abs(float(probabilities(drawn, p) @ total) / first / (p * (1 - p)) - 1))
     assert worst == pytest.approx(figure, abs=5e-4)
+
+
+@pytest.mark.parametrize("k", [2, 4, 8])
+@pytest.mark.parametrize("p", RATES)
+def test_refilling_weights_prompts_by_how_rarely_they_speak(k: int, p: float) -> None:
+    """Groups of equal outcomes thrown away: what is left overstates a prompt's gradient by 1 / P(it has signal)."""
+    drawn = patterns(k)
+    groups = same_prior(0.5, drawn)
+    rules = Rules(baselines.get("leave_one_out"), stopping.get("dapo"), k_max=k)
+    plan = next_wave(rules, groups, KNOWN)
+    terms = (groups.outcomes - plan.baselines.per_sample) * (groups.outcomes - p)
+    kept = probabilities(drawn, p) * ~plan.given_up
+    gradient = kept @ np.bincount(groups.owner, terms) / k / kept.sum()
+    speaks = 1 - p**k - (1 - p) ** k
+    assert kept.sum() == pytest.approx(speaks)
+    assert gradient == pytest.approx(p * (1 - p) / speaks)
