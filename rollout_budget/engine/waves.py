@@ -49,7 +49,7 @@ def plan(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
 def reasons(groups: Groups, planned: Plan, more: Sequence[int], k_max: int) -> list[Reason]:
     """Return why each group draws `more` rollouts, no more and no fewer."""
     return [
-        "no_signal" if given_up else _reason(size, wanted, granted, k_max)
+        "no_signal" if given_up else _reason(size, wanted, granted, k_max, priced=planned.worth.priced)
         for size, wanted, granted, given_up in zip(
             groups.sizes.tolist(), planned.wanted.tolist(), more, planned.given_up.tolist(), strict=True
         )
@@ -84,9 +84,11 @@ async def renew(ledger: Ledger, account: Account, records: Sequence[GroupRecord]
     return sum([await ledger.renew(account, lease_s, ids) for lease_s, ids in by_lease.items()])
 
 
-def _reason(size: int, wanted: int, more: int, k_max: int) -> Reason:
+def _reason(size: int, wanted: int, more: int, k_max: int, *, priced: bool) -> Reason:
     if more:
         return "worth_above_price" if size else "first_wave"
     if wanted:
         return "budget_exhausted"
-    return "k_max" if size >= k_max else "worth_below_price"
+    if size >= k_max:
+        return "k_max"
+    return "worth_below_price" if priced else "rule_met"

@@ -49,6 +49,7 @@ Reason = Literal[
     "worth_above_price",
     "worth_below_price",
     "k_max",
+    "rule_met",
     "no_signal",
     "budget_exhausted",
     "first_wave",
