@@ -17,9 +17,12 @@ from pydantic import ValidationError
 from services.kit.configuration import faults, listed
 from services.prior_api.evaluate import command as evaluation
 from services.prior_api.settings import Settings
+from services.prior_api.weights import Unloadable
 
-NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""The weights come with a package; no hub is ever asked, and the tokenizer keeps to the encoder's thread."""
+NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Unless the settings allow it, no library asks a hub."""
+ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
+"""The tokenizer keeps to the encoder's thread."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +37,11 @@ def openapi() -> str:
     from services.prior_api.app import create_app  # noqa: PLC0415  the same
 
     with tempfile.TemporaryDirectory() as folder:
-        return document(create_app(Settings(data=Path(folder))))
+        return document(create_app(Settings(data=Path(folder), device="cpu")))
 
 
 def _serve(_options: argparse.Namespace) -> int:
-    os.environ.update(NO_HUB)
+    os.environ.update(ONE_THREAD)
     from services.kit import database, logs, serve  # noqa: PLC0415  --help answers without loading the service
     from services.prior_api.app import create_app  # noqa: PLC0415  the same
 
@@ -47,12 +50,14 @@ def _serve(_options: argparse.Namespace) -> int:
     except ValidationError as error:
         sys.stderr.write(f"services.prior_api: {faults(error)}\n")
         return 2
+    if not settings.hub:
+        os.environ.update(NO_HUB)
     logs.configure()
     embedded = settings.mode == "embedded"
     try:
         database.probe(settings.database)
         app = create_app(settings)
-    except (ValueError, OSError, database.Unreachable) as error:
+    except (ValueError, OSError, database.Unreachable, Unloadable) as error:
         sys.stderr.write(f"services.prior_api: {error}\n")
         return 2
     key_files = [settings.key_file] if embedded else []
@@ -66,8 +71,8 @@ def _openapi(_options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    os.environ.update(NO_HUB)
-    return evaluation.evaluate(options)
+    os.environ.update(ONE_THREAD)
+    return evaluation.evaluate(options, offline=NO_HUB)
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

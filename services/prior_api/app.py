@@ -9,15 +9,16 @@ import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
 from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
+from rollout_budget.wire import ModelView, PriorModel
 from services.kit import bodies, database, http, problems, segments
 from services.kit.app import Application
-from services.prior_api import endpoints
+from services.prior_api import encoders, endpoints, licences
 from services.prior_api.auth import Door
 from services.prior_api.batching import Batcher
-from services.prior_api.encoders import ENCODERS, Encoder
+from services.prior_api.encoders import Encoder
 from services.prior_api.features import SqlFeatureCache
 from services.prior_api.fits import Fits
-from services.prior_api.heads import GaussianProcess
+from services.prior_api.heads import catalogue as heads
 from services.prior_api.metrics import Metrics
 from services.prior_api.repository import Repository
 from services.prior_api.service import PriorService
@@ -27,8 +28,17 @@ DESCRIPTION = "Evidence in, predicted success rates with standard errors out. Un
 
 
 def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
-    """Return the application; `encoder` replaces the one that the settings name."""
-    encoder = encoder or ENCODERS[settings.encoder](settings.threads)
+    """Return the application; `encoder` replaces the one that the settings name.
+
+    Raises:
+        ValueError: the device is not there, or weights are not for commercial use and nobody has accepted that.
+        Unloadable: an encoder or weights are named that are not there.
+    """
+    placement = settings.placement()
+    encoder = encoder or encoders.create(settings.encoder_choice, placement)
+    running = heads.create(settings.head_choice(placement.device), width=encoder.width, unit=encoder.unit)
+    model = ModelView(encoder=encoder.part, heads=[one.part for one in running.values()])
+    licences.require([model.encoder, *model.heads], settings.accept_licences)
     metrics = Metrics()
     repository = Repository(database.connect(settings.database))
     batcher = Batcher(
@@ -39,26 +49,31 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         max_queue=settings.encoder_max_queue,
     )
     features = SqlFeatureCache(repository, encoder, batcher, metrics)
-    fits = Fits(
-        repository,
-        features,
-        GaussianProcess(encoder.width),
-        metrics,
-        max_rows=settings.max_rows,
-        refit_interval_s=settings.refit_interval_s,
-        refit_wait_s=settings.refit_wait_s,
-        encode_wait_s=settings.encode_wait_s,
-    )
+    fits: dict[PriorModel, Fits] = {
+        name: Fits(
+            repository,
+            features,
+            one.head,
+            metrics,
+            max_rows=settings.max_rows,
+            refit_interval_s=settings.refit_interval_s,
+            refit_wait_s=settings.refit_wait_s,
+            encode_wait_s=settings.encode_wait_s,
+        )
+        for name, one in running.items()
+    }
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         with threadpoolctl.threadpool_limits(settings.threads):
+            licences.announce([model.encoder, *model.heads])
             await repository.create_tables()
             batcher.start()
             yield
             await features.stop()
             await batcher.stop()
-            await fits.stop()
+            for one in fits.values():
+                await one.stop()
             await repository.dispose()
 
     async def ready() -> str | None:
@@ -79,7 +94,13 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     )
     app.state.door = Door(settings)
     app.state.service = PriorService(
-        repository, features, fits, metrics, encoder=lambda: batcher.state, encode_wait_s=settings.encode_wait_s
+        repository,
+        features,
+        fits,
+        metrics,
+        model=model,
+        encoder=lambda: batcher.state,
+        encode_wait_s=settings.encode_wait_s,
     )
     problems.install(app)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)

@@ -58,8 +58,8 @@ async def add_evidence(
 
 @router.get("/policies", operation_id="policies", tags=["evidence"], summary="List policies")
 async def policies(team: Team, service: Service) -> PoliciesAnswer:
-    """The team's own policies, each with its newest version."""
-    return PoliciesAnswer(policies=await service.policies(team))
+    """The team's own policies, each with its newest version; and what predicts, with the terms of its weights."""
+    return PoliciesAnswer(policies=await service.policies(team), model=service.model)
 
 
 @router.get(

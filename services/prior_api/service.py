@@ -1,8 +1,8 @@
 """Use cases of the prior service: values, evidence, prompts, policies. Commits nothing itself; holds no mathematics.
 
-A value never fails for want of knowledge. Where the Gaussian process cannot be fitted the prompt's own history answers,
-which is the running mean for prompts without one; a prompt without features is judged by its identity alone. Each time
-the answer says so.
+A value never fails for want of knowledge. A head that this service does not run is stood in for by the first that it
+does; where a head finds no answer the prompt's own history gives it, which is the running mean for prompts without one;
+a prompt without features is judged by its identity alone. Each time the answer says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -18,7 +19,9 @@ from rollout_budget.errors import Conflict
 from rollout_budget.wire import (
     EvidenceAnswer,
     EvidenceRequest,
+    ModelView,
     PolicyView,
+    PriorModel,
     Prompt,
     PromptsAnswer,
     Value,
@@ -27,7 +30,7 @@ from rollout_budget.wire import (
 )
 from services.prior_api.features import FeatureCache
 from services.prior_api.fits import Fits
-from services.prior_api.heads import CONTROLS, Predictor, Question
+from services.prior_api.heads import CONTROLS, Predictions, Predictor, Question
 from services.prior_api.metrics import Metrics
 from services.prior_api.quality import levels_of, quality
 from services.prior_api.records import Cell, Policy, Text
@@ -42,6 +45,16 @@ LISTED_VERSIONS = 1024
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Who answered what, resting on which evidence, and why it was not who was asked (empty: it was)."""
+
+    predictor: Predictor
+    predictions: Predictions
+    evidence_version: int
+    detail: str
+
+
 class PriorService:
     """One instance per application."""
 
@@ -49,13 +62,15 @@ class PriorService:
         self,
         repository: Repository,
         features: FeatureCache,
-        fits: Fits,
+        fits: Mapping[PriorModel, Fits],
         metrics: Metrics,
         *,
+        model: ModelView,
         encoder: Callable[[], str],
         encode_wait_s: float,
     ) -> None:
         self._repository, self._features, self._fits, self._metrics = repository, features, fits, metrics
+        self.model = model
         self._encoder = encoder
         self._encode_wait_s = encode_wait_s
 
@@ -72,15 +87,14 @@ class PriorService:
             hashes = await transaction.prompt_hashes(team, set(keys))
             evidence_version = await transaction.evidence_version(team)
             question = await self._question(transaction, team, request, hashes)
-        detail = ""
         if request.model in CONTROLS:
-            predictor, used = CONTROLS[request.model], evidence_version
+            control = CONTROLS[request.model]
+            answer = _Answer(control, await self._ask(control, question), evidence_version, "")
         else:
             question.features.update(await self._features.get(set(hashes.values()), wait_s=self._encode_wait_s))
-            detail = self._shortfall(keys, hashes, question)
-            predictor, used, failure = await self._fitted(team, evidence_version)
-            detail = failure or detail
-        predictions = await self._fits.answer(predictor, question)
+            shortfall = self._shortfall(keys, hashes, question)
+            answer = await self._learned(team, request.model, evidence_version, question, shortfall)
+        predictor, predictions = answer.predictor, answer.predictions
         values = [
             Value(
                 key=key,
@@ -93,14 +107,14 @@ class PriorService:
         async with self._repository.begin() as transaction:
             given = {value.key: value.value for value in values}
             await transaction.give(team, request.policy, request.version, given)
-        self._metrics.values.labels(predictor.name, str(bool(detail)).lower()).inc(len(values))
+        self._metrics.values.labels(predictor.name, str(bool(answer.detail)).lower()).inc(len(values))
         return ValuesAnswer(
             values=values,
             model=predictor.name,
             model_version=predictor.version,
-            evidence_version=used,
-            degraded=bool(detail),
-            detail=detail,
+            evidence_version=answer.evidence_version,
+            degraded=bool(answer.detail),
+            detail=answer.detail,
         )
 
     async def _question(
@@ -130,13 +144,25 @@ class PriorService:
             parts.append(f"features of {featureless} of {len(keys)} prompts are not there (encoder: {self._encoder()})")
         return "; ".join(parts) + ": judged by their identity alone" if parts else ""
 
-    async def _fitted(self, team: str, evidence_version: int) -> tuple[Predictor, int, str]:
+    async def _learned(
+        self, team: str, model: PriorModel, evidence_version: int, question: Question, shortfall: str
+    ) -> _Answer:
+        """Ask the head, or what stands in for it."""
+        name = model if model in self._fits else next(iter(self._fits))
+        absent = "" if name == model else f"this service runs {', '.join(self._fits)}, not {model}"
         try:
-            fit = await self._fits.get(team, evidence_version)
+            fit = await self._fits[name].get(team, evidence_version)
+            predictions = await self._fits[name].answer(fit.predictor, question)
         except ArithmeticError as error:
-            _log.warning("no fit", error=str(error))
-            return CONTROLS["history"], evidence_version, f"no fit of the Gaussian process: {error}"
-        return fit.predictor, fit.evidence_version, ""
+            _log.warning("no answer", head=name, error=str(error))
+            history = CONTROLS["history"]
+            detail = "; ".join(filter(None, (absent, f"no answer from {name}: {error}")))
+            return _Answer(history, await self._ask(history, question), evidence_version, detail)
+        return _Answer(fit.predictor, predictions, fit.evidence_version, "; ".join(filter(None, (absent, shortfall))))
+
+    async def _ask(self, control: Predictor, question: Question) -> Predictions:
+        """Ask a control, in the threads of whichever head is there."""
+        return await next(iter(self._fits.values())).answer(control, question)
 
     async def add_evidence(self, team: str, policy: str, request: EvidenceRequest) -> EvidenceAnswer:
         """Append evidence; all of a request or, if it raises, nothing of it.

@@ -14,6 +14,12 @@ from pydantic_settings import SettingsConfigDict
 
 from rollout_budget.wire.common import Identifier
 from services.kit.configuration import ServiceSettings, is_loopback
+from services.prior_api.encoders import DEFAULT_BACKBONE, Choice
+from services.prior_api.encoders.placement import Device, Placement, Precision
+from services.prior_api.encoders.transformer import Pooling
+from services.prior_api.heads import tabicl, tabpfn
+from services.prior_api.heads.catalogue import HeadChoice, HeadName
+from services.prior_api.heads.tabular import CONTEXT_ROWS
 
 Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 
@@ -35,8 +41,36 @@ class Settings(ServiceSettings):
     """One Bearer key per team: `{"team-a": "..."}`."""
     service_keys: list[Secret] = Field(default_factory=list)
     """Keys that may speak for any team by the header `Rollout-Budget-Team` (the allocator has one)."""
-    encoder: Literal["minilm"] = "minilm"
-    """What turns texts into features."""
+    encoder: Annotated[str, Field(pattern=r"^(minilm|hf:.+|v0:.+)$")] = "minilm"
+    """What turns texts into features: `minilm`, `hf:FOLDER-OR-REPOSITORY`, or `v0:CHECKPOINT` (docs/prior-models.md)."""
+    encoder_pooling: Pooling = "mean"
+    """Of an `hf:` encoder: over its tokens, the last one, or the first."""
+    encoder_max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    """Of an `hf:` encoder: what follows is cut; by default its own bound, 8,192 at most."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit on the hub; name a commit in production, or features may change beneath you."""
+    encoder_backbone: str = DEFAULT_BACKBONE
+    """Of a `v0:` encoder: folder or repository of Qwen3-Embedding-0.6B."""
+    encoder_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens through the encoder at once, padding included; by default 1,024 on a CPU, 65,536 on a GPU."""
+    precision: Precision = "auto"
+    """Of the encoder: by default bfloat16 on a GPU and on a CPU that multiplies it, float32 elsewhere."""
+    device: Device = "auto"
+    """Of encoder and in-context heads: by default CUDA if torch sees it."""
+    hub: bool = False
+    """Whether weights may be downloaded; without, folders and the local hub cache."""
+    heads: Annotated[list[HeadName], Field(min_length=1)] = Field(default=["gp"])
+    """What predicts: `gp`, `tabpfn`, `tabicl`. The first answers for one that is asked for and not in the list."""
+    tabpfn_weights: str = tabpfn.REPOSITORY
+    """File, folder, or repository of the hub (`owner/name/file`); by default V0's own, not for commercial use."""
+    tabicl_weights: str = tabicl.REPOSITORY
+    """File, folder, or repository of the hub."""
+    context_rows: Annotated[int, Field(ge=2, le=8192)] = CONTEXT_ROWS
+    """Rows of evidence that an in-context head reads."""
+    estimators: Annotated[int, Field(ge=1, le=64)] = 4
+    """Passes of an in-context head that are averaged."""
+    accept_licences: list[str] = Field(default_factory=list)
+    """Weights whose non-commercial licence your use keeps to, by name: `["tabpfn-2.5"]`."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of the encoder and of the linear algebra: the service usually shares its machine."""
     encoder_max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -72,6 +106,38 @@ class Settings(ServiceSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data / 'prior.db'}"
+
+    def placement(self) -> Placement:
+        """Where models run; looks for a GPU, so it imports torch unless `device` is `cpu`.
+
+        Raises:
+            ValueError: the device is not there.
+        """
+        return Placement.choose(self.device, self.precision, self.threads, self.encoder_batch_tokens)
+
+    @property
+    def encoder_choice(self) -> Choice:
+        """What these settings say about the encoder."""
+        return Choice(
+            name=self.encoder,
+            pooling=self.encoder_pooling,
+            max_tokens=self.encoder_max_tokens,
+            revision=self.encoder_revision,
+            backbone=self.encoder_backbone,
+            hub=self.hub,
+        )
+
+    def head_choice(self, device: str) -> HeadChoice:
+        """What these settings say about heads, which run on `device`."""
+        return HeadChoice(
+            names=self.heads,
+            rows=self.context_rows,
+            estimators=self.estimators,
+            tabpfn_weights=self.tabpfn_weights,
+            tabicl_weights=self.tabicl_weights,
+            device=device,
+            hub=self.hub,
+        )
 
     @property
     def key_file(self) -> Path:

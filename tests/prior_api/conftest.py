@@ -37,6 +37,7 @@ def serve(tmp_path: Path, encoder: FakeEncoder) -> Serve:
         settings = Settings(
             **{
                 "data": tmp_path,
+                "device": "cpu",
                 "keys": {"a": TEAM_A, "b": TEAM_B},
                 "service_keys": [SERVICE],
                 "refit_interval_s": 0.0,

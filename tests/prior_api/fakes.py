@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rollout_budget.wire import ModelPart
 from services.prior_api.heads.base import Float32Array
 
 WIDTH = 16
@@ -27,6 +28,8 @@ class FakeEncoder:
 
     name = "fake/1"
     width = WIDTH
+    unit = True
+    part = ModelPart(name="fake", licence="mit", source="this test", commercial_use=True)
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

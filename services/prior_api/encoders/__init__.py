@@ -67,4 +67,4 @@ def create(choice: Choice, placement: Placement) -> Encoder:
 ENCODERS: dict[str, Callable[[int], Encoder]] = {"minilm": MiniLM}
 """Those that need nothing but a number of threads; they run on the CPU in float32."""
 
-__all__ = ["ENCODERS", "Choice", "Encoder", "MiniLM", "Placement", "Transformer", "create"]
+__all__ = ["DEFAULT_BACKBONE", "ENCODERS", "Choice", "Encoder", "MiniLM", "Placement", "Transformer", "create"]

@@ -1,0 +1,85 @@
+"""Heads by the names of the settings. Building one loads no weights; that waits for the first fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rollout_budget.wire import ModelPart
+from services.prior_api.heads import tabicl, tabpfn
+from services.prior_api.heads.base import Head
+from services.prior_api.heads.gp import GaussianProcess
+from services.prior_api.heads.tabicl import TabICL
+from services.prior_api.heads.tabpfn import TabPFN, locate
+from services.prior_api.heads.tabular import CONTEXT_ROWS, InContext
+from services.prior_api.heads.unit import OnUnitVectors
+from services.prior_api.weights import Weights
+
+HeadName = Literal["gp", "tabpfn", "tabicl"]
+
+GP_PART = ModelPart(name="gp", licence="apache-2.0", source="fitted to the evidence, no weights", commercial_use=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChoice:
+    """What the settings say about heads.
+
+    Attributes:
+        names: which to run; the first answers for one that is asked for and not run.
+        rows: context of the in-context heads.
+        estimators: of the in-context heads.
+        tabpfn_weights: see `heads.tabpfn.locate`.
+        tabicl_weights: a file, a folder or a hub repository.
+        device: `cpu` or `cuda`.
+        hub: whether downloads are allowed.
+    """
+
+    names: Sequence[HeadName] = ("gp",)
+    rows: int = CONTEXT_ROWS
+    estimators: int = 4
+    tabpfn_weights: str = tabpfn.REPOSITORY
+    tabicl_weights: str = tabicl.REPOSITORY
+    device: str = "cpu"
+    hub: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A head that the service runs, and its terms."""
+
+    head: Head
+    part: ModelPart
+
+
+def _gp(_choice: HeadChoice, width: int, unit: bool) -> Running:  # noqa: FBT001  one signature for all builders
+    head = GaussianProcess(width)
+    return Running(head if unit else OnUnitVectors(head), GP_PART)
+
+
+def _tabpfn(choice: HeadChoice, _width: int, _unit: bool) -> Running:  # noqa: FBT001  as above
+    weights, file = locate(choice.tabpfn_weights, hub=choice.hub)
+    head = InContext(
+        "tabpfn", TabPFN(weights, file, device=choice.device, estimators=choice.estimators), rows=choice.rows
+    )
+    return Running(head, head.part)
+
+
+def _tabicl(choice: HeadChoice, _width: int, _unit: bool) -> Running:  # noqa: FBT001  as above
+    classifier = TabICL(
+        Weights(choice.tabicl_weights, hub=choice.hub), device=choice.device, estimators=choice.estimators
+    )
+    head = InContext("tabicl", classifier, rows=choice.rows)
+    return Running(head, head.part)
+
+
+HEADS: dict[HeadName, Callable[[HeadChoice, int, bool], Running]] = {"gp": _gp, "tabpfn": _tabpfn, "tabicl": _tabicl}
+
+
+def create(choice: HeadChoice, *, width: int, unit: bool) -> dict[HeadName, Running]:
+    """Return the heads to run, in their order, for features of `width` numbers that have length 1 or not.
+
+    Raises:
+        Unloadable: weights are named that cannot be what they are named for.
+    """
+    return {name: HEADS[name](choice, width, unit) for name in choice.names}
