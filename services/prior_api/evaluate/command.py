@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from services.prior_api.evaluate.data import Outcomes
     from services.prior_api.evaluate.report import Evaluation
     from services.prior_api.evaluate.run import Options
+    from services.prior_api.settings import Settings
 
 PROGRAM = "services.prior_api evaluate"
 MAX_SUPPORT = 4096
@@ -25,7 +27,9 @@ MAX_SPLITS = 100
 DESCRIPTION = """\
 Judge priors on your own outcomes: rows are held back, heads learn from the others and predict them.
 Printed per kind of evidence and per policy and version: AUC, squared error, explained variance, calibration error,
-coverage of intervals, and what a fit and an answer cost. Nothing leaves this machine."""
+coverage of intervals, and what a fit and an answer cost. Nothing leaves this machine.
+Weights, devices and licences are those of the service's settings (ROLLOUT_BUDGET_PRIOR_*), as `--help` of the service
+lists them, so that what is judged is what would serve."""
 FORMATS = """\
 what --data holds, one JSON object a line (other fields are ignored):
   outcomes.jsonl   {"policy": "run-7", "version": 40, "key": "sum-17", "successes": 3, "trials": 8}
@@ -62,7 +66,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--heads", nargs="+", metavar="HEAD",
         help="default: gp and the controls; `all` for every head there is; a wrong name lists them",
     )  # fmt: skip
-    parser.add_argument("--encoder", default="minilm", metavar="NAME", help="default: minilm; a wrong name lists them")
+    parser.add_argument(
+        "--encoder", metavar="NAME",
+        help="minilm, hf:FOLDER-OR-REPOSITORY or v0:CHECKPOINT; default: the service's setting, minilm without one",
+    )  # fmt: skip
     parser.add_argument("--protocols", nargs="+", metavar="NAME", help="default: all; see below")
     parser.add_argument("--splits", type=_whole(1, MAX_SPLITS), default=5, metavar="N", help="random cuts; default: 5")
     parser.add_argument("--seed", type=_whole(0, 2**31), default=0, metavar="N", help="of the first; default: 0")
@@ -78,15 +85,23 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--max-keys", type=_whole(1, 1000), default=12, metavar="N",
         help="policies and versions judged per kind of evidence; default: 12",
     )  # fmt: skip
-    parser.add_argument("--threads", type=_whole(1, 256), default=1, metavar="N", help="default: 1")
+    parser.add_argument("--threads", type=_whole(1, 256), metavar="N", help="default: the service's setting")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: the service's setting")
 
 
-def evaluate(given: argparse.Namespace) -> int:
-    """Run the command; return the exit status: 2 for what the user can mend, with one line that says what."""
+def evaluate(given: argparse.Namespace, offline: Mapping[str, str]) -> int:
+    """Run the command; return the exit status: 2 for what the user can mend, with one line that says what.
+
+    Args:
+        given: what `options` read.
+        offline: environment that keeps libraries from asking a hub, for settings that do not allow it.
+    """
     from services.prior_api.evaluate.data import DataError  # noqa: PLC0415  --help answers without loading the heads
 
     try:
-        evaluation = _evaluation(given, sys.stderr)
+        settings = _settings(given)
+        os.environ.update({} if settings.hub else offline)
+        evaluation = _evaluation(given, settings, sys.stderr)
         given.out.mkdir(parents=True, exist_ok=True)
         _write(evaluation, given.out, sys.stdout, sys.stderr)
     except (DataError, OSError) as error:
@@ -95,7 +110,7 @@ def evaluate(given: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluation(given: argparse.Namespace, err: TextIO) -> Evaluation:
+def _evaluation(given: argparse.Namespace, settings: Settings, err: TextIO) -> Evaluation:
     import threadpoolctl  # type: ignore[import-untyped]  # noqa: PLC0415  it ships no types
 
     from services.prior_api.evaluate.data import DataError, facts, load  # noqa: PLC0415  as above
@@ -103,9 +118,9 @@ def _evaluation(given: argparse.Namespace, err: TextIO) -> Evaluation:
     from services.prior_api.evaluate.run import Material, evaluate  # noqa: PLC0415  as above
 
     names, chosen = _heads(given.heads), _options(given)
-    with threadpoolctl.threadpool_limits(given.threads):
-        outcomes = load(given.data)
-        contestants, vectors, encoder, notes = _prepared(given, names, outcomes, err)
+    outcomes = load(given.data)
+    with threadpoolctl.threadpool_limits(settings.threads):
+        contestants, vectors, encoder, notes = _prepared(settings, names, outcomes, given.out, err)
         if not contestants:
             raise DataError("; ".join(notes))
         results, left_out = evaluate(Material(outcomes, vectors), contestants, chosen, err)
@@ -135,23 +150,41 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 def _prepared(
-    given: argparse.Namespace, names: Sequence[str], outcomes: Outcomes, err: TextIO
+    settings: Settings, names: Sequence[str], outcomes: Outcomes, folder: Path, err: TextIO
 ) -> tuple[list[Contestant], dict[str, Any], str, list[str]]:
     """Return the heads, the features, the encoder in words, and what could not be loaded."""
-    from services.prior_api.encoders import KINDS, Choice, Placement, create  # noqa: PLC0415  as above
+    from services.prior_api import licences  # noqa: PLC0415  as above
+    from services.prior_api.encoders import create  # noqa: PLC0415  as above
     from services.prior_api.evaluate import contestants, features  # noqa: PLC0415  as above
 
-    _named("--encoder", [given.encoder.partition(":")[0]], list(KINDS))
-    if not any(name in contestants.HEADS for name in names):
-        return contestants.load(names, None, "")[0], {}, "none is needed", []
+    controls = contestants.controls(names)
+    learners = [name for name in names if name not in {control.name for control in controls}]
+    if not learners:
+        return controls, {}, "none is needed", []
     try:
-        encoder = create(Choice(given.encoder), Placement.choose("auto", "auto", given.threads))
-        found = features.features(outcomes, encoder, given.out, err)
+        encoder = create(settings.encoder_choice, settings.placement())
+        licences.require([encoder.part], settings.accept_licences)
+        found = features.features(outcomes, encoder, folder, err)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        loaded, failures = contestants.load(names, None, f"encoder {given.encoder}: {error}")
-        return loaded, {}, "none could be loaded", failures
-    loaded, failures = contestants.load(names, encoder.width, "")
-    return loaded, found.vectors, _speed(encoder.name, found.computed, found.seconds), failures
+        failures = [f"{name} cannot be loaded: encoder {settings.encoder}: {error}" for name in learners]
+        return controls, {}, "none could be loaded", failures
+    made, failures = contestants.learners(learners, settings, encoder)
+    return [*made, *controls], found.vectors, _speed(encoder.name, found.computed, found.seconds), failures
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    """Return the service's settings from the environment; options override them."""
+    from pydantic import ValidationError  # noqa: PLC0415  as above
+
+    from services.kit.configuration import faults  # noqa: PLC0415  as above
+    from services.prior_api.evaluate.data import DataError  # noqa: PLC0415  as above
+    from services.prior_api.settings import Settings  # noqa: PLC0415  as above
+
+    chosen = {"encoder": given.encoder, "threads": given.threads, "device": given.device}
+    try:
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        raise DataError(faults(error)) from error
 
 
 def _speed(name: str, computed: int, seconds: float) -> str:

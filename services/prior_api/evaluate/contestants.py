@@ -1,24 +1,31 @@
-"""The heads that are compared, by their names in the service's registry; what cannot be loaded is said and left out."""
+"""The heads that are compared, by their names in the service's catalogue; what cannot be loaded is said and left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.prior_api.heads import CONTROLS, Context, GaussianProcess, Head, Predictor
+from services.prior_api import licences
+from services.prior_api.encoders import Encoder
+from services.prior_api.heads import CONTROLS, Context, Predictor
+from services.prior_api.heads.catalogue import HEADS
+from services.prior_api.settings import Settings
 
-HEADS: Mapping[str, Callable[[int], Head]] = {"gp": GaussianProcess}
 DEFAULT = ("gp", *reversed(CONTROLS))
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A head by name; `fit` turns evidence into what answers questions."""
+    """A head by name.
+
+    Attributes:
+        fit: turns evidence into what answers questions.
+        learns: whether it is fitted at all; a control is not, and needs no features.
+    """
 
     name: str
     fit: Callable[[Context], Predictor]
     learns: bool
-    """Whether it is fitted at all; a control is not, and needs no features."""
 
 
 def known() -> list[str]:
@@ -26,26 +33,30 @@ def known() -> list[str]:
     return [*HEADS, *CONTROLS]
 
 
-def load(names: Sequence[str], width: int | None, why: str) -> tuple[list[Contestant], list[str]]:
-    """Make the heads named, for features of `width` numbers; return them, and a sentence on each that cannot be made.
+def controls(names: Sequence[str]) -> list[Contestant]:
+    """Return the controls among `names`."""
+    return [Contestant(name, _always(CONTROLS[name]), learns=False) for name in names if name in CONTROLS]
 
-    Args:
-        names: of `known()`.
-        width: None if there are no features, because of `why`.
-        why: what kept the encoder from giving features; empty otherwise.
+
+def learners(names: Sequence[str], settings: Settings, encoder: Encoder) -> tuple[list[Contestant], list[str]]:
+    """Make the heads among `names` for an encoder's features; return them, and a sentence on each that cannot be made.
+
+    Each is fitted to nothing once: weights are loaded by the first fit, and what they lack is best known beforehand.
     """
-    contestants, failures = [], []
-    for name in names:
-        if name in CONTROLS:
-            contestants.append(Contestant(name, _always(CONTROLS[name]), learns=False))
-        elif width is None:
-            failures.append(f"{name} cannot be loaded: {why}")
+    made, failures = [], []
+    choice = settings.head_choice(settings.placement().device)
+    for name, build in HEADS.items():
+        if name not in names:
+            continue
+        try:
+            running = build(choice, encoder.width, encoder.unit)
+            licences.require([running.part], settings.accept_licences)
+            running.head.fit(Context([], {}))
+        except (ArithmeticError, ImportError, OSError, ValueError, RuntimeError) as error:
+            failures.append(f"{name} cannot be loaded: {error}")
         else:
-            try:
-                contestants.append(Contestant(name, HEADS[name](width).fit, learns=True))
-            except (ImportError, OSError, ValueError, RuntimeError) as error:
-                failures.append(f"{name} cannot be loaded: {error}")
-    return contestants, failures
+            made.append(Contestant(name, running.head.fit, learns=True))
+    return made, failures
 
 
 def _always(control: Predictor) -> Callable[[Context], Predictor]:

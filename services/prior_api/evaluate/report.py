@@ -62,7 +62,7 @@ def markdown(evaluation: Evaluation) -> str:
         "# How good the priors are",
         f"`{evaluation.command}`",
         opening,
-        *(f"- {note}" for note in (*evaluation.notes, *failed)),
+        *(["\n".join(f"- {note}" for note in (*evaluation.notes, *failed))] if evaluation.notes or failed else []),
         READING,
         "## By policy and version",
         by_key(done),

@@ -24,7 +24,7 @@ from services.prior_api.evaluate.progress import Progress
 from services.prior_api.evaluate.scores import Scores
 from services.prior_api.evaluate.splits import Protocol, Split, judged, split
 from services.prior_api.fits import share
-from services.prior_api.heads import Context, Predictor, Question
+from services.prior_api.heads import Context, Predictions, Predictor, Question
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.quality import levels_of
 from services.prior_api.records import Cell, Level, Policy
@@ -79,9 +79,10 @@ class Judgement:
 
 @dataclass(slots=True)
 class Result:
-    """One head under one protocol; `failure` says why there are no judgements.
+    """One head under one protocol.
 
     Attributes:
+        failure: why there are no judgements; empty if there are.
         fit_s: of every fit.
         values_ms: for a question of `LATENCY_PROMPTS` prompts.
     """
@@ -221,19 +222,20 @@ def _judge(material: Material, contestant: Contestant, result: Result, task: _Ta
             result.values_ms, result.version = _latency_ms(material, predictor, key, support), predictor.version
     except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
         result.failure, result.judgements = f"{type(error).__name__}: {error}", []
-        return
-    met = {row.prompt for row in support}
-    rates = np.array([row.rate for row in targets])
-    result.judgements.append(
-        Judgement(
-            key,
-            task.seed,
-            scores.score(predictions, targets, material.truth(key, targets)),
-            Bins.of(predictions.values, rates),
-            len(targets),
-            sum(row.prompt in met for row in targets),
-            len(support),
-        )
+    else:
+        result.judgements.append(_judgement(material, task, predictions))
+
+
+def _judgement(material: Material, task: _Task, predictions: Predictions) -> Judgement:
+    met = {row.prompt for row in task.support}
+    return Judgement(
+        task.key,
+        task.seed,
+        scores.score(predictions, task.targets, material.truth(task.key, task.targets)),
+        Bins.of(predictions.values, np.array([row.rate for row in task.targets])),
+        len(task.targets),
+        sum(row.prompt in met for row in task.targets),
+        len(task.support),
     )
 
 

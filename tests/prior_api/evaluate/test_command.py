@@ -43,7 +43,7 @@ def test_a_user_gets_tables_files_and_a_plot(tmp_path: Path) -> None:
         (["--data", "nowhere"], "nowhere is no folder"),
         (["--data", "data", "--heads", "oracle"], "--heads: there is no 'oracle'; there are gp,"),
         (["--data", "data", "--protocols", "all"], "--protocols: there is no 'all'; there are own,"),
-        (["--data", "data", "--encoder", "x"], "--encoder: there is no 'x'; there are"),
+        (["--data", "data", "--encoder", "x"], "encoder: String should match pattern"),
         (["--data", "broken", *CONTROLS], "broken/outcomes.jsonl, line 2: 3 successes in 2 trials"),
         (["--data", "tiny", *CONTROLS], "nothing could be judged"),
         (["--data", "data", *CONTROLS, "--splits", "1", "--out", "data/outcomes.jsonl"], "File exists"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from services.prior_api.evaluate.run import Material, Options, Result, bounded, 
 from services.prior_api.evaluate.splits import PROTOCOLS, Protocol
 from services.prior_api.evaluate.summary import figures
 from services.prior_api.heads import CONTROLS, Context, Predictions, Predictor, Question
+from services.prior_api.settings import Settings
 from tests.prior_api.evaluate.synthetic import law
 from tests.prior_api.fakes import FakeEncoder
 
@@ -29,9 +31,9 @@ def options(*names: str, splits: int = 2, max_rows: int = 4096, max_keys: int = 
 
 def judge(tmp_path: Path, outcomes: Outcomes, *heads: str, chosen: Options) -> tuple[list[Result], list[str]]:
     found = features.features(outcomes, FakeEncoder(), tmp_path, io.StringIO())
-    loaded, failures = contestants.load(heads, FakeEncoder.width, "")
+    made, failures = contestants.learners(heads, Settings(data=tmp_path), FakeEncoder())
     assert failures == []
-    return evaluate(Material(outcomes, found.vectors), loaded, chosen, io.StringIO())
+    return evaluate(Material(outcomes, found.vectors), [*made, *contestants.controls(heads)], chosen, io.StringIO())
 
 
 def explained(results: list[Result], protocol: str, head: str) -> float:
@@ -83,8 +85,7 @@ def test_a_head_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     def broken(_context: Context) -> Predictor:
         raise ArithmeticError("no fit exists")
 
-    constant = contestants.load(["constant"], None, "")[0]
-    both = [Contestant("broken", broken, learns=True), *constant]
+    both = [Contestant("broken", broken, learns=True), *contestants.controls(["constant"])]
     results, _ = evaluate(Material(law(3), {}), both, options("own", splits=1), io.StringIO())
     assert [(result.head, result.failure, len(result.judgements)) for result in results] == [
         ("broken", "ArithmeticError: no fit exists", 0),
@@ -94,10 +95,19 @@ def test_a_head_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert "broken has no figures under own: ArithmeticError: no fit exists." in text
 
 
-def test_heads_without_an_encoder_are_named_with_the_reason() -> None:
-    loaded, failures = contestants.load(["gp", "history"], None, "encoder x: no weights")
-    assert [one.name for one in loaded] == ["history"]
-    assert failures == ["gp cannot be loaded: encoder x: no weights"]
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "ROLLOUT_BUDGET_PRIOR_ACCEPT_LICENCES"),
+        ({"accept_licences": ["tabpfn-2.5"], "tabpfn_weights": "/nowhere"}, "tabpfn cannot be loaded: "),
+    ],
+)
+def test_heads_that_the_service_would_refuse_are_named(tmp_path: Path, settings: dict[str, Any], reason: str) -> None:
+    """TabPFN's weights are not for commercial use, and not there: as in the service, and the others go on."""
+    made, failures = contestants.learners(["gp", "tabpfn"], Settings(data=tmp_path, **settings), FakeEncoder())
+    assert [one.name for one in made] == ["gp"]
+    assert len(failures) == 1
+    assert reason in failures[0]
 
 
 def test_what_the_bounds_leave_out_is_said(tmp_path: Path) -> None:
