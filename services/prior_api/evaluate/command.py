@@ -52,7 +52,7 @@ what is written to --out:
   features, so that the next run need not compute them
 
 examples:
-  python -m services.prior_api evaluate --data outcomes --out evaluation
+  python -m services.prior_api evaluate --data outcomes
   python -m services.prior_api evaluate --data outcomes --heads constant running_mean history --splits 2"""
 
 
@@ -61,7 +61,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, FORMATS
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of outcomes; formats below")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: evaluation")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluation"), metavar="DIR", help="default: runs/evaluation"
+    )
     parser.add_argument(
         "--heads", nargs="+", metavar="HEAD",
         help="default: gp and the controls; `all` for every head there is; a wrong name lists them",

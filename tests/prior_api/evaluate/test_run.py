@@ -12,7 +12,7 @@ import pytest
 
 from services.prior_api.evaluate import contestants, features, plot, report
 from services.prior_api.evaluate.contestants import Contestant
-from services.prior_api.evaluate.data import Outcomes, facts
+from services.prior_api.evaluate.data import Outcomes, facts, load
 from services.prior_api.evaluate.progress import Progress
 from services.prior_api.evaluate.report import Evaluation
 from services.prior_api.evaluate.run import Material, Options, Result, bounded, evaluate
@@ -20,6 +20,7 @@ from services.prior_api.evaluate.splits import PROTOCOLS, Protocol
 from services.prior_api.evaluate.summary import figures
 from services.prior_api.heads import CONTROLS, Context, Predictions, Predictor, Question
 from services.prior_api.settings import Settings
+from tests.paths import outcomes_folder
 from tests.prior_api.evaluate.synthetic import law
 from tests.prior_api.fakes import FakeEncoder
 
@@ -54,6 +55,20 @@ def test_the_process_learns_what_words_mean_and_controls_do_not(tmp_path: Path) 
     for protocol in PROTOCOLS:
         assert explained(results, protocol.name, "running_mean") <= 0
     assert explained(results, "recurring", "history") > explained(results, "unseen", "history")
+
+
+def test_controls_on_real_outcomes_do_as_documented() -> None:
+    """On the public sample the running mean explains nothing, and a prompt's own past a little where prompts recur."""
+    outcomes = load(outcomes_folder())
+    chosen = Options([one for one in PROTOCOLS if one.name in ("unseen", "recurring")], 1, 0, 256, 4096, 12)
+    controls = contestants.controls(["history", "running_mean", "constant"])
+    results, notes = evaluate(Material(outcomes, {}), controls, chosen, io.StringIO())
+    assert notes == []
+    assert {figures(result).targets for result in results} == {1536}
+    assert explained(results, "unseen", "history") == explained(results, "unseen", "running_mean")
+    assert explained(results, "recurring", "running_mean") == pytest.approx(0, abs=0.02)
+    assert explained(results, "recurring", "history") > 0.03
+    assert explained(results, "recurring", "constant") < -0.1
 
 
 def test_questions_hold_no_more_than_the_support(tmp_path: Path) -> None:
