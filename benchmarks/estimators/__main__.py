@@ -2,8 +2,8 @@
 
 All methods meet the same prompts with the same outcomes, on real success rates of language models and on synthetic
 families, with priors from nearly exact to misleading. Prints targets with PASS or MISS and one table over all priors at
-4 rollouts per group; writes everything to --out: `summary.md` (what was printed), `priors.md` (a table per prior),
-`points.md` and `figures.json` (all points), `estimators.png`. Squared errors are on the {-1, +1} scale.
+4 rollouts per group; writes everything to --out: what was printed, `priors.md` (a table per prior), `points.md` and
+`figures.json` (all points), `estimators.png`. Squared errors are on the {-1, +1} scale.
 
 Without --data the public sample data of github.com/Now-Join-Us/V0 is fetched; where the network does not allow that,
 only synthetic families are run, and a line says so.
@@ -15,11 +15,24 @@ import argparse
 import functools
 import json
 import math
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.estimators import ablation, arena, data, families, heads, priors, reference, report, scores, targets
+from benchmarks.estimators import (
+    ablation,
+    arena,
+    data,
+    documents,
+    families,
+    heads,
+    priors,
+    reference,
+    report,
+    scores,
+    targets,
+)
 from benchmarks.estimators.arena import Plan
 from benchmarks.estimators.methods import METHODS, REFERENCE_METHODS
 from benchmarks.estimators.results import Results
@@ -42,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--priors", nargs="+", choices=list(priors.PRIORS), default=list(priors.PRIORS))
     curves = list(dict.fromkeys(method.curve for method in METHODS))
     found.add_argument("--methods", nargs="+", choices=curves, default=curves, metavar="CURVE", help=", ".join(curves))
+    found.add_argument("--docs", type=Path, help="Markdown document whose marked sections the tables replace")
     found.add_argument("--quick", action="store_true", help="a smoke run: one seed, six small batches")
     found.add_argument("--ablation", action="store_true", help="compare the variants of ours instead")
     found.add_argument("--reference", action="store_true", help="compare with the first published figures instead")
@@ -92,34 +106,49 @@ def plan(options: argparse.Namespace) -> Plan:
 
 def main() -> None:
     """Measure, print, write."""
-    options = parser().parse_args()
-    start = time.perf_counter()
+    command = parser()
+    options = command.parse_args()
+    if options.seeds < 1:
+        command.error("--seeds must be at least 1")
+    if options.docs is not None and not options.docs.is_file():
+        command.error(f"--docs {options.docs} is no file")
+    start, cpu = time.perf_counter(), time.process_time()
     options.out.mkdir(parents=True, exist_ok=True)
     results = arena.measure(plan(options), functools.partial(print, flush=True))
     if options.ablation:
-        name, text = "ablation.md", ablation.table(results, VARIANTS)
+        sections = {"ablation": ablation.table(results, VARIANTS)}
     elif options.reference:
-        name, text = "reference.md", reference.table(results)
+        sections = {"reference": reference.table(results)}
     else:
-        name, text = "summary.md", summary(results)
-        report.plot(results, PANELS, options.out / "estimators.png")
-        tables = [
+        sections = summary(results)
+        picture = options.out / "estimators.png"
+        report.plot(results, PANELS, picture)
+        every = [
             f"### {family}, {prior}\n\n{report.case_table(results, (family, prior))}" for family, prior in results.own
         ]
-        (options.out / "priors.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-    (options.out / name).write_text(text + "\n", encoding="utf-8")
+        (options.out / "priors.md").write_text("\n\n".join(every) + "\n", encoding="utf-8")
+        if options.docs is not None:
+            shutil.copy(picture, options.docs.parent / picture.name)
+    took = f"{results.seeds} seeds, {time.perf_counter() - start:.0f} s, {time.process_time() - cpu:.0f} s of one core"
+    for name, text in sections.items():
+        (options.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        print(f"\n{text}")
+    if options.docs is not None:
+        first = next(iter(sections))
+        documents.write(options.docs, sections | {first: f"{sections[first]}\n\n{took[0].upper()}{took[1:]}."})
     (options.out / "points.md").write_text(report.all_points(results) + "\n", encoding="utf-8")
     (options.out / "figures.json").write_text(as_json(results), encoding="utf-8")
-    print(f"\n{text}\n\n{results.seeds} seeds, {time.perf_counter() - start:.0f} s; everything is in {options.out}")
+    print(f"\n{took}; everything is in {options.out}")
 
 
-def summary(results: Results) -> str:
-    """Return the targets and the table over all priors."""
+def summary(results: Results) -> dict[str, str]:
+    """Return the targets, the table over all priors, and a table for each of the reference priors."""
     found = list(targets.checks(results))
-    parts = [report.targets_table(found)] if found else []
-    return "\n\n".join(
-        [*parts, f"Squared error at {report.MATCHED[1]:.0f} rollouts per group:", report.overview(results)]
-    )
+    shown = [prior for prior in priors.REFERENCE_PRIORS if (families.REAL, prior) in results.own]
+    tables = [
+        f"**{prior}**\n\n{report.case_table(results, (families.REAL, prior), report.SHORT_DETAIL)}" for prior in shown
+    ]
+    return {"targets": report.targets_table(found), "overview": report.overview(results), "priors": "\n\n".join(tables)}
 
 
 def as_json(results: Results) -> str:

@@ -35,6 +35,16 @@ BRIEF = (
 )
 """Curves of the table over all priors."""
 DETAIL = ("sample_error", "gradient_variance", "gradient_error", "silent", "bias_sum", "bias_mean")
+SHORT_DETAIL = ("sample_error", "gradient_variance", "gradient_error", "silent", "bias_sum")
+"""Those of a table that is read rather than searched."""
+HEADS = {
+    "sample_error": "error of sample baselines",
+    "gradient_variance": "gradient variance",
+    "gradient_error": "gradient error",
+    "silent": "silent groups",
+    "bias_sum": "bias, summed",
+    "bias_mean": "bias, averaged",
+}
 WORST = 5
 """Checks of the third target that are shown."""
 
@@ -55,23 +65,30 @@ def _head(cells: Sequence[str]) -> list[str]:
     return [_row(cells), "|" + "---|" * len(cells)]
 
 
-def case_table(results: Results, case: Case) -> str:
-    """Return one prior's table: every curve, its error at matched rollouts, all other figures at the middle one."""
+def case_table(results: Results, case: Case, detail: Sequence[str] = DETAIL) -> str:
+    """Return one prior's table: every curve, its error at matched rollouts, other figures at the middle number."""
     middle = MATCHED[1]
-    head = ["method", *(f"error at {at:.0f}" for at in MATCHED), *(f"{name} at {middle:.0f}" for name in DETAIL)]
-    lines = _head(head)
+    heads = [
+        "method",
+        *(f"error at {at:.0f}" for at in MATCHED),
+        *(f"{HEADS[name]} at {middle:.0f}" for name in detail),
+    ]
+    lines = _head(heads)
     for curve in results.curves(case):
-        rollouts, _ = results.curve(case, curve, "error")
+        rollouts, errors = results.curve(case, curve, "error")
         if len(rollouts) < 2:
-            own = rollouts.mean()
-            errors, others = results.curve(case, curve, "error")[1][0], DETAIL
-            cells = [f"{curve} (at {own:.1f})", with_spread(errors), "", ""]
-            cells += [with_spread(results.curve(case, curve, name)[1][0]) for name in others]
+            cells = [f"{curve} (all at {rollouts.mean():.1f} rollouts)", "", with_spread(errors[0]), ""]
+            others = [results.curve(case, curve, name)[1][0] for name in detail]
         else:
             cells = [curve, *(with_spread(results.at(case, curve, "error", at)) for at in MATCHED)]
-            cells += [with_spread(results.at(case, curve, name, middle)) for name in DETAIL]
-        lines.append(_row(cells))
+            others = [results.at(case, curve, name, middle) for name in detail]
+        lines.append(_row([*cells, *map(mean, others)]))
     return "\n".join(lines)
+
+
+def mean(values: FloatArray) -> str:
+    """Return the mean over seeds; nothing where the figure does not exist."""
+    return f"{values.mean():.3f}" if np.isfinite(values).all() else ""
 
 
 def overview(results: Results, at: float = MATCHED[1]) -> str:
@@ -80,8 +97,7 @@ def overview(results: Results, at: float = MATCHED[1]) -> str:
     lines = _head(["outcomes", "prior (its own error)", *curves])
     for case, own in results.own.items():
         errors = [results.at(case, curve, "error", at) for curve in curves]
-        cells = [f"{found.mean():.3f}" if np.isfinite(found).all() else "" for found in errors]
-        lines.append(_row([case[0], f"{case[1]} ({own.mean():.3f})", *cells]))
+        lines.append(_row([case[0], f"{case[1]} ({own.mean():.3f})", *map(mean, errors)]))
     return "\n".join(lines)
 
 

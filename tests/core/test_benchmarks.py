@@ -12,7 +12,19 @@ import pytest
 from benchmarks.decisions import __main__ as decisions
 from benchmarks.decisions import reference as loop
 from benchmarks.estimators import __main__ as command
-from benchmarks.estimators import arena, bounds, data, families, priors, reference, report, scores, simulate, targets
+from benchmarks.estimators import (
+    arena,
+    bounds,
+    data,
+    documents,
+    families,
+    priors,
+    reference,
+    report,
+    scores,
+    simulate,
+    targets,
+)
 from benchmarks.estimators.methods import METHODS, REFERENCE_METHODS, Method, fixed
 from benchmarks.estimators.stream import MOST_ROLLOUTS, Length, Stream
 from rollout_budget.decisions import next_wave
@@ -169,6 +181,22 @@ def test_refilled_groups_cost_their_rollouts() -> None:
     assert found.silent == pytest.approx(2 / 3, rel=0.03)
 
 
+def test_tables_replace_their_sections_and_nothing_else(tmp_path: Path) -> None:
+    """Prose stays; a section that is not there is an error, and then nothing is written."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "prose\n<!-- begin a -->\nold\n<!-- end a -->\nmore\n<!-- begin b -->\n<!-- end b -->\n", encoding="utf-8"
+    )
+    documents.write(page, {"a": "| new \\1 |", "b": "other"})
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith(
+        "prose\n<!-- begin a -->\n\n| new \\1 |\n\n<!-- end a -->\nmore\n<!-- begin b -->\n\nother\n"
+    )
+    with pytest.raises(documents.NoSection, match="'c'"):
+        documents.write(page, {"a": "lost", "c": "nowhere"})
+    assert page.read_text(encoding="utf-8") == written
+
+
 def test_all_methods_meet_the_same_outcomes() -> None:
     """With equal seeds prompts and outcomes do not depend on the prior."""
     one, other = made("constant")[2], made("anti-correlated")[2]
@@ -188,7 +216,7 @@ def test_the_arena_prints_its_targets_and_every_method(tmp_path: Path) -> None:
         assert f"| uniform | constant | {method.curve} | {method.label} |" in points
     checks = list(targets.checks(results))
     assert {check.target for check in checks} == {"T3", targets.ALONE}
-    assert "| T3 |" in command.summary(results)
+    assert "| T3 |" in command.summary(results)["targets"]
     assert "| all hard | constant" in report.overview(results)
     assert "| Knapsack RL |" in report.case_table(results, ("uniform", "constant"))
     assert json.loads(command.as_json(results))["points"]
