@@ -4,9 +4,10 @@ Owns one mergeable summary of a run: decayed sums from which the pooled squared 
 within-group variance (S), the prior's strength in pseudo-rollouts (m = S/D), explained variance, Brier score,
 calibration error and the share of rejected priors are read. Owns no clock and no storage: it is a value.
 
-What may enter. The sums are unbiased only for outcomes whose number was fixed before they were drawn: feed each group
-once, with its first wave and with the prior that it was opened with (even after that prior was dropped, or it could
-never come back). Rollouts bought because of earlier outcomes would bias both D and S.
+What may enter. The sums (`calibrate`) are unbiased only for outcomes whose number was fixed before they were drawn: feed
+each group once, with its first wave and with the prior that it was opened with (even after that prior was dropped, or
+it could never come back). Rollouts bought because of earlier outcomes would bias both D and S. They do enter the law of
+rates (`learn`), whose likelihood does not mind: feed each group once when it is complete.
 
 - k = 0 says nothing and is left out.
 - k >= 1 tells how well V predicts: Brier, calibration, rejections, and the sign of the explained variance, because
@@ -24,18 +25,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
+from rollout_budget.law import MIN_DISPERSION, BetaLaw, Law, LearnedLaw
 from rollout_budget.outcomes import FloatArray
 
 HALF_LIFE_GROUPS = 1024.0
 """Groups after which evidence counts half: some 1,500 in effect, enough to tell D from 0.003, few enough to follow a
 policy that learns (8 to 32 training steps)."""
+LAW_HALF_LIFE_GROUPS = 2048.0
+"""The same for the law of rates, which has more to learn; half or twice that moves no error by 1.5%."""
 COLD_START_GROUPS = 16.0
 """Groups that the cold start counts for: one group's estimate of D scatters by 0.1, so 16 by 0.025."""
 COLD_SQUARED_ERROR = 1 / 12
@@ -48,6 +52,8 @@ MAX_STRENGTH = 64.0
 """Largest m: beyond it D is below what the effective 1,500 groups can tell from 0."""
 MIN_GROUPS_TO_JUDGE = 64.0
 """Decayed groups before a prior can be dropped: a strong prior then shows its gain at 2.5 standard errors."""
+MAX_HANDED_ON_GROUPS = 128.0
+"""Groups that the history of another run counts for at most."""
 MIN_SPREAD = 1e-4
 """Between-group variance under which no share of it can be stated: success rates within 0.01 of each other."""
 CALIBRATION_BINS = 10
@@ -75,6 +81,7 @@ class Reliability:
         pair_variance: their s^2.
         bin_prior: V of groups with k >= 1, by bin of V.
         bin_mean: their ybar, by bin of V.
+        learned: the law of rates given V, fitted to whole groups; None where D and S were given instead.
     """
 
     groups: int = 0
@@ -91,6 +98,7 @@ class Reliability:
     pair_variance: float = 0.0
     bin_prior: tuple[float, ...] = _NO_BINS
     bin_mean: tuple[float, ...] = _NO_BINS
+    learned: LearnedLaw | None = field(default_factory=LearnedLaw)
 
     @classmethod
     def known(cls, squared_prior_error: float, within_variance: float) -> Reliability:
@@ -107,29 +115,71 @@ class Reliability:
             pair_weight=weight,
             pair_error=total * squared_prior_error - COLD_START_GROUPS * COLD_SQUARED_ERROR,
             pair_variance=total * within_variance - COLD_START_GROUPS * COLD_WITHIN_VARIANCE,
+            learned=None,
         )
 
     def update(self, groups: Groups) -> Reliability:
-        """Return the state after these groups; the order in which they stand does not matter."""
-        batch = _sums(groups)
-        return self._decayed(0.5 ** (batch.groups / HALF_LIFE_GROUPS)).merge(batch)
+        """Return the state after groups whose first wave is all there is: `calibrate`, then `learn`."""
+        return self.calibrate(groups).learn(groups)
+
+    def calibrate(self, first: Groups) -> Reliability:
+        """Return the state after these first waves; the order in which they stand does not matter."""
+        batch = _sums(first)
+        factor = 0.5 ** (batch.groups / HALF_LIFE_GROUPS)
+        summed = replace(self, learned=None)._decayed(factor).merge(batch)  # noqa: SLF001  a value of this class
+        law = self.learned
+        return replace(summed, learned=law and law.calibrated(*_drawn(first), factor))
+
+    def learn(self, whole: Groups) -> Reliability:
+        """Return the state after these groups, all their outcomes included: they shape the law of rates alone.
+
+        Other than the sums, the law does not mind outcomes that were bought because of earlier ones.
+        """
+        known, law = _drawn(whole), self.learned
+        factor = 0.5 ** (known[0].size / LAW_HALF_LIFE_GROUPS)
+        return replace(self, learned=law and law.learned(*known, factor, self.dispersion))
 
     def merge(self, other: Reliability) -> Reliability:
         """Return the state of two runs taken as one, neither older than the other (commutative)."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            values[field.name] = (
+        for name in _SUMS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            values[name] = (
                 tuple(a + b for a, b in zip(mine, theirs, strict=True)) if isinstance(mine, tuple) else mine + theirs
             )
-        return Reliability(**values)
+        merged = Reliability(groups=self.groups + other.groups, **values, learned=None)
+        if self.learned is None or other.learned is None:
+            return merged
+        return replace(merged, learned=self.learned.merged(other.learned, merged.dispersion))
+
+    def handed_on(self) -> Reliability:
+        """Return what a new run of the same policy may start from: the same figures, counting for fewer groups.
+
+        A different run, so at most `MAX_HANDED_ON_GROUPS` groups: enough to skip the cold start, few enough to be
+        outvoted within a few steps where the new run differs.
+        """
+        return replace(self._decayed(min(1.0, MAX_HANDED_ON_GROUPS / max(self.weight, 1.0))), groups=0)
 
     def _decayed(self, factor: float) -> Reliability:
-        values: dict[str, Any] = {"groups": self.groups}
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            values[field.name] = tuple(factor * x for x in value) if isinstance(value, tuple) else factor * value
-        return Reliability(**values)
+        values: dict[str, Any] = {}
+        for name in _SUMS:
+            value = getattr(self, name)
+            values[name] = tuple(factor * x for x in value) if isinstance(value, tuple) else factor * value
+        return Reliability(
+            groups=self.groups, **values, learned=None if self.learned is None else self.learned.scaled(factor)
+        )
+
+    @property
+    def law(self) -> Law:
+        """The law of success rates given V: learned, or Beta(m V, m (1 - V)) where D and S were given."""
+        return BetaLaw(self.strength) if self.learned is None else self.learned
+
+    @property
+    def dispersion(self) -> float:
+        """Variance of outcomes over that of coin flips with the same mean, in (0, 1]; 1 for outcomes 0 and 1."""
+        cold = COLD_START_GROUPS * COLD_WITHIN_VARIANCE
+        ratio = (cold + self.pair_variance) / (cold + self.pair_mean - self.pair_square)
+        return min(max(ratio, MIN_DISPERSION), 1.0)
 
     @property
     def squared_prior_error(self) -> float:
@@ -191,24 +241,26 @@ class Reliability:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state for JSON: every number finite."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = {"groups": self.groups} | {name: getattr(self, name) for name in _SUMS}
+        state = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return state | {"learned": None if self.learned is None else self.learned.to_dict()}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Reliability:
         """Return the state that `to_dict` gave.
 
+        States from before laws were learned have none: they start with a fresh one.
+
         Raises:
             InvalidInput: a field is missing, unknown, not a number or not finite.
         """
-        names = {field.name for field in fields(cls)}
-        if set(state) != names:
-            raise InvalidInput(f"reliability state needs exactly the fields {sorted(names)}")
+        names = {"groups", *_SUMS}
+        if set(state) - {"learned"} != names:
+            raise InvalidInput(f"reliability state needs exactly the fields {sorted(names)} and learned")
+        sums = {name: state[name] for name in names}
         try:
-            values: dict[str, Any] = {
-                name: float(value) for name, value in state.items() if not isinstance(value, list)
-            }
-            values |= {name: tuple(map(float, value)) for name, value in state.items() if isinstance(value, list)}
+            values: dict[str, Any] = {name: float(value) for name, value in sums.items() if not isinstance(value, list)}
+            values |= {name: tuple(map(float, value)) for name, value in sums.items() if isinstance(value, list)}
             values["groups"] = int(state["groups"])
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"reliability state holds something that is not a number: {error}") from error
@@ -218,7 +270,8 @@ class Reliability:
         flat = [*(value for value in values.values() if not isinstance(value, tuple)), *bins[0], *bins[1]]
         if not all(map(math.isfinite, flat)) or min(values["groups"], values["weight"], values["pair_weight"]) < 0:
             raise InvalidInput("reliability state holds a negative count or a number that is not finite")
-        return cls(**values)
+        learned = state.get("learned", LearnedLaw().to_dict())
+        return cls(**values, learned=None if learned is None else LearnedLaw.from_dict(learned))
 
     def _shrunk(self, total: float, cold: float) -> float:
         return max(0.0, (COLD_START_GROUPS * cold + total) / (COLD_START_GROUPS + self.pair_weight))
@@ -261,4 +314,14 @@ def _sums(groups: Groups) -> Reliability:
         pair_variance=float(variance.sum()),
         bin_prior=tuple(np.bincount(bins, prior, CALIBRATION_BINS).tolist()),
         bin_mean=tuple(np.bincount(bins, mean, CALIBRATION_BINS).tolist()),
+        learned=None,
     )
+
+
+def _drawn(groups: Groups) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return prior, sum and size of the groups with outcomes."""
+    seen = groups.sizes > 0
+    return groups.prior[seen], groups.sums[seen], groups.sizes[seen].astype(np.float64)
+
+
+_SUMS = tuple(item.name for item in fields(Reliability) if item.name not in {"groups", "learned"})

@@ -1,12 +1,10 @@
-"""Empirical Bayes over the run's groups: the prior counts for as many rollouts as it has proved to be worth.
+"""Empirical Bayes over the run's groups: a prior counts for what priors like it have proved to be worth.
 
-The posterior of a success rate is Beta(m V + successes, m (1 - V) + failures), m = S/D pooled over the run
-(`reliability`). A sample's baseline leaves that sample out, so the policy gradient is unbiased at a fixed k, and a
-single sample has one (V). A stop that depends on outcomes biases it a little all the same: see `docs/estimators.md`
-for the measured size, and `advantage_samples` for the remedy. Outcomes between the bounds are taken as fractions of a
-success, which overstates their variance.
-
-Once the run has dropped its prior, the running mean stands in for V, with the strength that it has itself.
+The value is the posterior mean of the success rate under the law of rates given V that the run has learned (`law`),
+or under Beta(m V, m (1 - V)), m = S/D, where D and S were given. A sample's baseline leaves that sample out, so the
+policy gradient is unbiased at a fixed k, and a single sample has one (the mean of rates at this V). A stop that depends
+on outcomes biases it a little all the same: see `docs/estimators.md` for the measured size, and `advantage_samples`
+for the remedy. Source: method of this project.
 """
 
 from __future__ import annotations
@@ -21,24 +19,29 @@ from rollout_budget.reliability import Reliability
 
 
 class EmpiricalBayes:
-    """`b = (m V + sum(y)) / (m + k)`, and `b_i = (m V + sum(y) - y_i) / (m + k - 1)`."""
+    """`b = E[p | V, y]`, and `b_i = E[p | V, y without y_i]`; with known m these are `(m V + sum(y)) / (m + k)` alike."""
 
     name: ClassVar[str] = "empirical_bayes"
-    drops_prior: ClassVar[bool] = True
+    drops_prior: ClassVar[bool] = False
 
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
-        """Return posterior means and standard deviations; `trusted` says whether the run still uses V itself."""
-        strength = reliability.strength
-        prior = reliability.prior_in_use(groups.prior)
-        size = strength + groups.sizes
-        value = (strength * prior + groups.sums) / size
-        owner = groups.owner
-        others = (strength * prior + groups.sums)[owner] - groups.outcomes
+        """Return posterior means and standard deviations.
+
+        `strength` is that of the Beta law with the mean and variance that p has before any outcome, `weight` what such
+        a law would give the group's mean. `trusted` says whether V as it stands predicts better than the running mean;
+        one that does not counts for what the run has learned about it.
+        """
+        law, sizes, owner = reliability.law, groups.sizes.astype(np.float64), groups.owner
+        nothing = np.zeros(len(groups))
+        strength = law.posterior(groups.prior, nothing, nothing).size
+        posterior = law.posterior(groups.prior, groups.sums, sizes)
+        others = np.clip(groups.sums[owner] - groups.outcomes, 0.0, sizes[owner] - 1.0)
+        drawn = sizes / law.dispersion
         return Baselines(
-            value=np.clip(value, 0.0, 1.0),
-            per_sample=np.clip(others / (size[owner] - 1.0), 0.0, 1.0),
-            weight=groups.sizes / size,
+            value=posterior.mean,
+            per_sample=law.posterior(groups.prior[owner], others, sizes[owner] - 1.0).mean,
+            weight=np.divide(drawn, strength + drawn, out=np.zeros(len(groups)), where=drawn > 0),
             trusted=np.full(len(groups), reliability.prior_usable),
-            strength=np.full(len(groups), strength),
-            standard_error=np.sqrt(np.maximum(value * (1.0 - value), 0.0) / (size + 1.0)),
+            strength=strength,
+            standard_error=np.sqrt(posterior.variance),
         )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rollout_budget.engine.answers import to_unit
+from rollout_budget.engine.answers import groups_of, to_unit
 from rollout_budget.engine.ids import evidence_id, reservation_ids
 from rollout_budget.engine.ports import Evidence, PolicyOwner, PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
@@ -40,7 +40,16 @@ async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> 
         outcomes = _final_outcomes(run, closing, records)
         answers = {key: record.closed for key, record in records.items() if record.closed is not None}
         answers |= await _settle(transaction, run, closing, records, outcomes)
+        taught = _kept(closing, records, outcomes)
+        if taught:
+            await transaction.save_run(learn(run, [records[key] for key in taught], [outcomes[key] for key in taught]))
     return CloseAnswer(groups=[answers[key] for key in bodies])
+
+
+def learn(run: RunRecord, records: Sequence[GroupRecord], outcomes: Sequence[Sequence[float]]) -> RunRecord:
+    """Let the run's law of rates take in whole groups, each once."""
+    groups = groups_of([record.judged for record in records], [None] * len(records), outcomes)
+    return replace(run, reliability=run.reliability.learn(groups))
 
 
 async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
@@ -139,9 +148,18 @@ async def _settle(
     closed = {key: _added(records[key], line) for key, line in zip(bodies, settled, strict=True)}
     ended = [replace(records[key], closed=answer) for key, answer in closed.items()]
     await transaction.save_groups(run.team, run_id, ended)
-    kept = [key for key, body in bodies.items() if outcomes[key] and not body.discard and not _booked(records[key])]
+    kept = _kept(bodies, records, outcomes)
     await transaction.queue_evidence([_evidence(run, records[key], outcomes[key]) for key in kept])
     return closed
+
+
+def _kept(
+    bodies: Mapping[GroupKey, CloseGroup],
+    records: Mapping[GroupKey, GroupRecord],
+    outcomes: Mapping[GroupKey, Sequence[float]],
+) -> list[GroupKey]:
+    """Return the groups whose outcomes teach something: settled for the first time, with outcomes, not discarded."""
+    return [key for key, body in bodies.items() if outcomes[key] and not body.discard and not _booked(records[key])]
 
 
 def _added(record: GroupRecord, line: Settled) -> ClosedGroup:

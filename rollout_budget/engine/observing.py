@@ -84,13 +84,15 @@ def is_news(item: Observation, counted: int) -> bool:
 
 
 def learn(run: RunRecord, items: Sequence[Observation]) -> RunRecord:
-    """Let the run's reliability take in the groups that it has not seen: their first outcomes, before any stop."""
+    """Let the run's reliability take in the groups that it has not seen: their first outcomes, before any stop.
+
+    Whole groups shape the law of rates when they close (`closing`).
+    """
     new = [item for item in items if item.outcomes and not item.record.learned and item.record.closed is None]
     if not new:
         return run
-    judged = [item.record.prior if item.record.predicted is None else item.record.predicted for item in new]
-    groups = groups_of(judged, [None] * len(new), [item.outcomes for item in new])
-    return replace(run, reliability=run.reliability.update(groups))
+    groups = groups_of([item.record.judged for item in new], [None] * len(new), [item.outcomes for item in new])
+    return replace(run, reliability=run.reliability.calibrate(groups))
 
 
 async def _observations(transaction: Transaction, run: RunRecord, request: ObserveRequest) -> list[Observation]:

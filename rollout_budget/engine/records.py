@@ -77,6 +77,11 @@ class GroupRecord:
         return "stopped" if self.decision is not None and self.decision.action == "stop" else "open"
 
     @property
+    def judged(self) -> float:
+        """The prior that the run judges by this group: what was predicted, even where the running mean took its place."""
+        return self.prior if self.predicted is None else self.predicted
+
+    @property
     def granted(self) -> int:
         """Rollouts granted over all waves."""
         return sum(self.grants)

@@ -88,12 +88,12 @@ def test_baselines_of_the_first_wave_do_not_see_later_ones() -> None:
         assert carries.tolist() == [True, True, False, True]
 
 
-def test_a_dropped_prior_leaves_our_decisions_but_not_the_papers() -> None:
-    """The running mean takes over in `empirical_bayes`; `v05` is the paper, guard and all left out."""
+def test_a_biased_prior_is_set_right_by_ours_but_not_by_the_paper() -> None:
+    """What prompts of this V really do takes over in `empirical_bayes`; `v05` is the paper, guard and all left out."""
     bad = Reliability().update(Groups.of([0.95] * 256, [[1.0, 0.0, 0.0, 0.0], [0.0] * 4] * 128))
     groups = Groups.of([0.95], [[]])
     ours = baselines.get("empirical_bayes")(groups, bad)
-    assert ours.value[0] == pytest.approx(bad.running_mean)
+    assert ours.value[0] == pytest.approx(bad.running_mean, abs=0.03)
     assert not ours.trusted[0]
     assert baselines.get("v05")(groups, bad).value[0] == 0.95
 

@@ -19,7 +19,7 @@ async def test_a_group_teaches_once_by_its_first_outcomes(desk: Desk) -> None:
     await desk.observe(g=[1.0, 0.0], h=[1.0, 1.0, 0.0])
     await desk.observe(g=[1.0, 0.0, 0.0, 0.0], h=[1.0, 1.0, 0.0])
     await desk.observe(g=[1.0, 0.0])
-    expected = Reliability().update(Groups.of([0.25, 0.75], [[1.0, 0.0], [1.0, 1.0, 0.0]]))
+    expected = Reliability().calibrate(Groups.of([0.25, 0.75], [[1.0, 0.0], [1.0, 1.0, 0.0]]))
     assert (await desk.run()).reliability == expected
 
 
@@ -79,7 +79,7 @@ async def test_drawing_more_than_granted_is_decided_on_and_booked(desk: Desk) ->
 
 async def test_a_stop_says_why(desk: Desk) -> None:
     """Not worth its price, as large as allowed, or no budget."""
-    await desk.start(price=0.004, limits=RunLimits(rollouts=12))
+    await desk.start(price=0.002, limits=RunLimits(rollouts=12))
     await desk.open("certain", "large", "poor")
     certain, large, poor = await desk.observe(certain=[0.0] * 8, large=[1.0, 0.0] * 8, poor=[1.0, 0.0])
     assert (certain.reason, large.reason) == ("worth_below_price", "k_max")
