@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import threadpoolctl  # type: ignore[import-untyped]  # it ships no types
@@ -16,9 +16,10 @@ from services.prior_api import encoders, endpoints, licences
 from services.prior_api.auth import Door
 from services.prior_api.batching import Batcher
 from services.prior_api.encoders import Encoder
-from services.prior_api.features import SqlFeatureCache
+from services.prior_api.features import FeatureCache, SqlFeatureCache
 from services.prior_api.fits import Fits
 from services.prior_api.heads import catalogue as heads
+from services.prior_api.heads.catalogue import HeadName
 from services.prior_api.metrics import Metrics
 from services.prior_api.repository import Repository
 from services.prior_api.service import PriorService
@@ -34,11 +35,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         ValueError: the device is not there, or weights are not for commercial use and nobody has accepted that.
         Unloadable: an encoder or weights are named that are not there.
     """
-    placement = settings.placement()
-    encoder = encoder or encoders.create(settings.encoder_choice, placement)
-    running = heads.create(settings.head_choice(placement.device), width=encoder.width, unit=encoder.unit)
-    model = ModelView(encoder=encoder.part, heads=[one.part for one in running.values()])
-    licences.require([model.encoder, *model.heads], settings.accept_licences)
+    encoder, running, model = _models(settings, encoder)
     metrics = Metrics()
     repository = Repository(database.connect(settings.database))
     batcher = Batcher(
@@ -49,19 +46,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         max_queue=settings.encoder_max_queue,
     )
     features = SqlFeatureCache(repository, encoder, batcher, metrics)
-    fits: dict[PriorModel, Fits] = {
-        name: Fits(
-            repository,
-            features,
-            one.head,
-            metrics,
-            max_rows=settings.max_rows,
-            refit_interval_s=settings.refit_interval_s,
-            refit_wait_s=settings.refit_wait_s,
-            encode_wait_s=settings.encode_wait_s,
-        )
-        for name, one in running.items()
-    }
+    fits = _fits(settings, running, repository, features, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -108,3 +93,35 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     segments.install(app)
     app.include_router(endpoints.router)
     return app
+
+
+def _models(settings: Settings, encoder: Encoder | None) -> tuple[Encoder, Mapping[HeadName, heads.Running], ModelView]:
+    """Return encoder, heads and their terms, once those were found to be accepted."""
+    placement = settings.placement()
+    encoder = encoder or encoders.create(settings.encoder_choice, placement)
+    running = heads.create(settings.head_choice(placement.device), width=encoder.width, unit=encoder.unit)
+    model = ModelView(encoder=encoder.part, heads=[one.part for one in running.values()])
+    licences.require([model.encoder, *model.heads], settings.accept_licences)
+    return encoder, running, model
+
+
+def _fits(
+    settings: Settings,
+    running: Mapping[HeadName, heads.Running],
+    repository: Repository,
+    features: FeatureCache,
+    metrics: Metrics,
+) -> dict[PriorModel, Fits]:
+    return {
+        name: Fits(
+            repository,
+            features,
+            one.head,
+            metrics,
+            max_rows=settings.max_rows,
+            refit_interval_s=settings.refit_interval_s,
+            refit_wait_s=settings.refit_wait_s,
+            encode_wait_s=settings.encode_wait_s,
+        )
+        for name, one in running.items()
+    }

@@ -39,6 +39,11 @@ class Weights:
         path = Path(self.source).expanduser()
         return path if path.exists() else None
 
+    @property
+    def is_path(self) -> bool:
+        """Whether `source` can only be meant as a file or folder."""
+        return self.source.startswith(("/", ".", "~"))
+
     def file(self, name: str) -> Path:
         """Return the local path of `name`, fetched from the hub if need be; `name` may have folders.
 
@@ -59,8 +64,8 @@ class Weights:
     def _fetched(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415  needed by some settings only
 
-        if self.source.count("/") != 1 or self.source.startswith((".", "~")):
-            raise Unloadable(f"there is no file or folder {self.source}, and no hub repository has such a name")
+        if self.is_path or self.source.count("/") != 1:
+            raise Unloadable(f"there is no such file or folder: {self.source}")
         try:
             return Path(hf_hub_download(self.source, name, revision=self.revision, local_files_only=not self.hub))
         except Exception as error:
@@ -68,6 +73,8 @@ class Weights:
 
     def reason(self, error: Exception) -> str:
         """Say in one line why something did not load."""
+        if self.local is None and self.is_path:
+            return "there is no such folder"
         if self.local is None and not self.hub:
             return (
                 "it is no local folder, not in the local hub cache, and downloads are off "

@@ -115,11 +115,11 @@ def test_code_beside_a_model_is_not_run(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("nobody/nothing-of-that-name", "downloads are off"),
-        ("/no/such/folder", "downloads are off"),
+        ("/no/such/folder", "no such folder"),
     ],
 )
 def test_what_is_not_there_is_named(source: str, message: str) -> None:
-    """Without leave to download, the message says how to give it."""
+    """A name that may be a repository's: the message says how to give leave to download."""
     with pytest.raises(Unloadable, match=message):
         Transformer(Weights(source), Placement())
 

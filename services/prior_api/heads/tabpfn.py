@@ -120,6 +120,8 @@ def locate(source: str, *, revision: str | None = None, hub: bool = False) -> tu
         if len(names) != 1:
             raise Unloadable(f"{local} has {len(names)} files named tabpfn-v*: name the one to take")
         return weights, names[0]
+    if weights.is_path:
+        raise Unloadable(f"there is no such file or folder: {source}")
     repository, file = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
     if not file and repository not in CHECKPOINTS:
         raise Unloadable(f"{source}: no such file or folder; of a hub repository name the file too (owner/name/file)")
