@@ -1,8 +1,9 @@
-"""One method on one stream: waves until every group stops, D and S learned online from first waves.
+"""One method on one stream: waves until every group stops, the reliability of the prior learned online.
 
 The order of a batch is that of a run: first wave and further waves decided by what was learned before the batch, then
-the first waves enter the run's reliability. What was learned depends on the sizes of first waves alone, so methods that
-start alike share it; methods that decide each group by itself take the whole stream at once.
+the batch enters the run's reliability, its first waves and its whole groups each where they belong. With groups of one
+fixed size what was learned depends on that size alone, so methods share it; methods that decide each group by itself
+take the whole stream at once.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What runs knew before each batch, by variant and size of first waves; shared by the methods of one stream."""
+    """What runs knew before each batch, by variant and size of their groups; shared by the methods of one stream."""
 
     stream: Stream
     states: dict[tuple[str, int], list[Reliability]] = field(default_factory=dict)
 
     def before(self, variant: Variant, size: int) -> list[Reliability]:
-        """Return one state per batch for first waves of a fixed size."""
+        """Return one state per batch for groups of one fixed size."""
         key = variant.name, size
         if key not in self.states:
             state, found = variant.start(), []
             for batch in range(self.stream.length.batches):
                 found.append(state)
                 part = self.stream.batch(batch)
-                sizes = np.full(self.stream.length.size, size, dtype=np.int64)
-                state = variant.learn(state, self.stream.drawn(part, sizes), batch)
+                groups = self.stream.drawn(part, np.full(self.stream.length.size, size, dtype=np.int64))
+                state = variant.learn(state, groups, groups, batch)
             self.states[key] = found
         return self.states[key]
 
@@ -60,7 +61,7 @@ def run(method: Method, learned: Learned) -> Final:
         return _finish(rules, stream, slice(None), Reliability())
     batches = range(stream.length.batches)
     size = rules.stopping.first(rules.k_init, rules.k_max)
-    if size is not None:
+    if size is not None and size >= rules.k_max:
         states = learned.before(method.variant, size)
         return _joined([_finish(rules, stream, stream.batch(batch), states[batch]) for batch in batches])
     parts = []
@@ -69,7 +70,7 @@ def run(method: Method, learned: Learned) -> Final:
         part = stream.batch(batch)
         first = _first(rules, stream, part, state)
         parts.append(_finish(rules, stream, part, state, first))
-        state = method.variant.learn(state, stream.drawn(part, first), batch)
+        state = method.variant.learn(state, stream.drawn(part, first), parts[-1].groups, batch)
     return _joined(parts)
 
 

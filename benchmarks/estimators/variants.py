@@ -15,10 +15,10 @@ from rollout_budget.reliability import Reliability
 from rollout_budget.stopping import Curve, StoppingRule
 
 
-def learn(state: Reliability, groups: Groups, version: int) -> Reliability:
-    """Take in the first waves of a batch drawn under policy `version`."""
+def learn(state: Reliability, first: Groups, whole: Groups, version: int) -> Reliability:
+    """Take in a batch drawn under policy `version`: its first waves, and its groups with all their outcomes."""
     del version
-    return state.update(groups)
+    return state.calibrate(first).learn(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class Variant:
         estimator: as registered in `baselines`, or another.
         stopping: as registered in `stopping`, or another.
         start: what a run knows at its start.
-        learn: how it learns from a batch of first waves; the number of the batch stands for the policy version.
+        learn: how it learns from a batch, as `learn` above; the number of the batch stands for the policy version.
     """
 
     name: str
     estimator: BaselineEstimator
     stopping: StoppingRule
     start: Callable[[], Reliability] = Reliability
-    learn: Callable[[Reliability, Groups, int], Reliability] = learn
+    learn: Callable[[Reliability, Groups, Groups, int], Reliability] = learn
 
 
 class PooledStrength:
