@@ -103,7 +103,10 @@ def test_a_stop_that_depends_on_outcomes_biases_the_gradient(
 
 
 @pytest.mark.parametrize("estimator", ["empirical_bayes", "leave_one_out"])
-@pytest.mark.parametrize(("rule", "k_init"), [("posterior_variance", 2), ("posterior_variance", 0), ("osla", 4)])
+@pytest.mark.parametrize(
+    ("rule", "k_init"),
+    [("posterior_variance", 2), ("posterior_variance", 0), ("osla", 4), ("reinforce_ada_positive", 2)],
+)
 def test_the_first_wave_alone_is_unbiased_under_any_stop(estimator: str, rule: str, k_init: int) -> None:
     """With advantages and baselines of the first wave only, the bias is exactly nothing."""
     worst = worst_stopped_bias(estimator, rule, k_init, first_wave_only=True)
