@@ -20,8 +20,10 @@ from benchmarks.estimators.scores import NAMES
 from benchmarks.estimators.targets import ALONE, Check
 from rollout_budget.outcomes import FloatArray
 
-MATCHED = (2.0, 4.0, 8.0)
+MATCHED = (2.0, 4.0, 8.0, 12.0)
 """Rollouts per group at which methods are compared."""
+MIDDLE = 4.0
+"""Those at which all figures are given."""
 BRIEF = (
     "group mean",
     "V0.5 fusion",
@@ -45,6 +47,7 @@ HEADS = {
     "bias_sum": "bias, summed",
     "bias_mean": "bias, averaged",
 }
+PANELS_A_ROW = 3
 WORST = 5
 """Checks of the third target that are shown."""
 
@@ -67,21 +70,25 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def case_table(results: Results, case: Case, detail: Sequence[str] = DETAIL) -> str:
     """Return one prior's table: every curve, its error at matched rollouts, other figures at the middle number."""
-    middle = MATCHED[1]
     heads = [
         "method",
         *(f"error at {at:.0f}" for at in MATCHED),
-        *(f"{HEADS[name]} at {middle:.0f}" for name in detail),
+        *(f"{HEADS[name]} at {MIDDLE:.0f}" for name in detail),
     ]
     lines = _head(heads)
     for curve in results.curves(case):
         rollouts, errors = results.curve(case, curve, "error")
         if len(rollouts) < 2:
-            cells = [f"{curve} (all at {rollouts.mean():.1f} rollouts)", "", with_spread(errors[0]), ""]
+            cells = [
+                f"{curve} (all at {rollouts.mean():.1f} rollouts)",
+                "",
+                with_spread(errors[0]),
+                *[""] * (len(MATCHED) - 2),
+            ]
             others = [results.curve(case, curve, name)[1][0] for name in detail]
         else:
             cells = [curve, *(with_spread(results.at(case, curve, "error", at)) for at in MATCHED)]
-            others = [results.at(case, curve, name, middle) for name in detail]
+            others = [results.at(case, curve, name, MIDDLE) for name in detail]
         lines.append(_row([*cells, *map(mean, others)]))
     return "\n".join(lines)
 
@@ -91,7 +98,7 @@ def mean(values: FloatArray) -> str:
     return f"{values.mean():.3f}" if np.isfinite(values).all() else ""
 
 
-def overview(results: Results, at: float = MATCHED[1]) -> str:
+def overview(results: Results, at: float = MIDDLE) -> str:
     """Return one table over all families and priors: squared error at one number of rollouts."""
     curves = [curve for curve in BRIEF if any(curve in results.curves(case) for case in results.figures)]
     lines = _head(["outcomes", "prior (its own error)", *curves])
@@ -133,10 +140,13 @@ def plot(results: Results, priors: Sequence[str], path: Path) -> None:
     """Draw error against mean rollouts on real outcomes (or the first family), a panel per prior."""
     family = REAL if any(case[0] == REAL for case in results.figures) else next(iter(results.figures))[0]
     cases = [(family, prior) for prior in priors if (family, prior) in results.figures]
-    figure, axes = plt.subplots(1, len(cases), figsize=(4.4 * len(cases), 4.8), sharey=True, squeeze=False)
+    columns = min(len(cases), PANELS_A_ROW)
+    rows = -(-len(cases) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(5.2 * columns, 4.2 * rows + 1.0), sharey=True, squeeze=False)
+    axes = grid.ravel()
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]  # a listed colour map
     curves = list(dict.fromkeys(curve for case in cases for curve in results.curves(case)))
-    for axis, case in zip(axes[0], cases, strict=True):
+    for axis, case in zip(axes, cases, strict=False):
         for place, name in enumerate(curves):
             rollouts, errors = results.curve(case, name, "error")
             ours = name in {EMPIRICAL_BAYES, STOPPED_AT_2, STOPPED_AT_AUTO}
@@ -152,9 +162,12 @@ def plot(results: Results, priors: Sequence[str], path: Path) -> None:
         axis.set_yticks([0.03, 0.05, 0.1, 0.2, 0.4], ["0.03", "0.05", "0.1", "0.2", "0.4"])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("squared error of the value, {-1, +1} scale")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    for axis in grid[:, 0]:
+        axis.set_ylabel("squared error of the value, {-1, +1} scale")
+    for axis in axes[len(cases) :]:
+        axis.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=6, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure.tight_layout(rect=(0, 0.16 / rows, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)

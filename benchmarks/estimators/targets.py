@@ -59,7 +59,8 @@ def _look_ahead(results: Results, case: Case) -> Iterator[Check]:
     ours = {curve: results.rollouts_for(case, curve, errors[0]) for curve in OUR_CURVES}
     best = min(ours, key=lambda curve: float(ours[curve].mean()))
     ratio = ours[best] / rollouts[0]
-    what = f"{case[1]}: {ours[best].mean():.1f} of {rollouts[0].mean():.1f} for {errors[0].mean():.3f} ({best})"
+    each = ", ".join(f"{curve} {float((found / rollouts[0]).mean()):.2f}" for curve, found in ours.items())
+    what = f"{case[1]}: {ours[best].mean():.1f} of {rollouts[0].mean():.1f} for {errors[0].mean():.3f} ({each})"
     yield Check("T1", what, float(ratio.mean()), _spread(ratio), ROLLOUT_RATIO)
 
 
