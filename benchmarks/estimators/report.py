@@ -150,11 +150,12 @@ def plot(results: Results, priors: Sequence[str], path: Path) -> None:
         for place, name in enumerate(curves):
             rollouts, errors = results.curve(case, name, "error")
             ours = name in {EMPIRICAL_BAYES, STOPPED_AT_2, STOPPED_AT_AUTO}
-            style = "--" if name in {BAYES, ORACLE} else "-"
+            style = {BAYES: "--", ORACLE: ":"}.get(name, "-")
+            colour = "black" if name in {BAYES, ORACLE} else colours[place % len(colours)]
             marker = "*" if name == LOOK_AHEAD else "o"
             axis.plot(
                 rollouts.mean(axis=1), errors.mean(axis=1), style, marker=marker, markersize=9 if marker == "*" else 3,
-                linewidth=2.2 if ours else 1.1, color=colours[place % len(colours)], label=name,
+                linewidth=2.2 if ours else 1.1, color=colour, label=name,
             )  # fmt: skip
         axis.set(xscale="log", yscale="log", title=f"{case[1]} (itself {results.own[case].mean():.3f})")
         axis.set(xlabel="rollouts per group", ylim=(0.02, 0.6))
