@@ -21,7 +21,8 @@ of their trials or more above the others, within a policy and version. Calibrati
 keys of a split together; "chance" is what it would be for right values, from the scatter of that many rows alone.
 "Within 50 / 68 / 90" is the share of raw rates in the central intervals of that nominal coverage, outcome noise
 included: "normal" from the standard error alone, "Beta" by the Beta law of the same mean and error with binomial
-outcomes. z is the root mean square of the deviations in standard errors, 1 if they are right on average."""
+outcomes. z is the root mean square of the deviations in standard errors, 1 if they are right on average. "Known prompts"
+is the share of targets whose prompt the evidence speaks of, under whatever policy or version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def by_evidence(done: Iterable[tuple[Result, Figures]]) -> str:
     """Return one line per protocol and head."""
     head = (
         "evidence", "head", "AUC", "error", "raw", "explained variance", "calibration error (chance)",
-        "normal 50 / 68 / 90", "Beta 50 / 68 / 90", "z", "targets", "met",
+        "normal 50 / 68 / 90", "Beta 50 / 68 / 90", "z", "targets", "known prompts",
     )  # fmt: skip
     rows = [
         (
