@@ -56,9 +56,13 @@ class Engine:
 
         Raises:
             Conflict: the id was declared with another body before.
+            NotFound: this team has no run of the id that it shall start from; nothing was stored.
         """
-        new = RunRecord(team, spec, Reliability(), fingerprint=fingerprint(spec))
         async with self._store.transaction() as transaction:
+            known = Reliability()
+            if spec.warm_start is not None:
+                known = (await transaction.run(team, spec.warm_start)).reliability.handed_on()
+            new = RunRecord(team, spec, known, fingerprint=fingerprint(spec))
             record = await transaction.add_run(new)
             if record.fingerprint != new.fingerprint:
                 raise Conflict(f"run {spec.run_id!r} was declared with another body before")

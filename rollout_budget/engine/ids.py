@@ -41,8 +41,11 @@ def plan_seed(run_id: str, plan_id: str) -> int:
 
 
 def fingerprint(body: BaseModel) -> str:
-    """Return a hash of a request's meaning: equal for bodies that parse to the same values (G4)."""
-    return hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    """Return a hash of a request's meaning: equal for bodies that parse to the same values (G4).
+
+    What a body leaves at its default is left out, so that a field that a later release adds changes no hash.
+    """
+    return hashlib.sha256(body.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=REMEMBERED_PARTS)

@@ -97,6 +97,11 @@ class RunSpec(DecisionSettings):
     name: Name | None = None
     policy: Identifier
     prior_model: PriorModel = "gp"
+    warm_start: Identifier | None = Field(
+        default=None,
+        description="Another run of this team, of the same policy family and prior model: what it has learned about "
+        "its prior so far is what this run starts from, counting for 128 groups at most.",
+    )
     reference_group_size: GroupSize = Field(default=16, description="Fixed group size that savings are stated against.")
     limits: RunLimits = RunLimits()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollout_budget.client.base import Allocator
-from rollout_budget.errors import RunFinished, Unavailable
+from rollout_budget.errors import NotFound, RunFinished, Unavailable
 from rollout_budget.wire import (
     BaselinesRequest,
     CloseGroup,
@@ -255,3 +255,37 @@ async def test_usage_and_budget_agree(allocator: Allocator) -> None:
     rows = (await allocator.usage(["run"])).rows
     assert [(row.run, row.counts.committed, row.counts.released) for row in rows] == [("run", 3, 1)]
     assert (await allocator.usage()).rows[0].counts == (await allocator.budget()).usage
+
+
+async def test_a_run_starts_from_what_another_has_learned(allocator: Allocator) -> None:
+    """Its own figures count for fewer groups, none of which it calls its own; a stranger's id stores nothing."""
+    await start(allocator, k_init=2, k_max=2)
+    outcomes = {f"g{place}": [float(place % 2)] * 2 for place in range(200)}
+    priors = [
+        OpenGroup(group_id=name, prompt_key=name, prior=SuppliedPrior(value=0.05 + 0.9 * values[0]))
+        for name, values in outcomes.items()
+    ]
+    await allocator.open("run", OpenRequest(groups=priors))
+    await observe(allocator, **outcomes)
+    await close(allocator, **dict.fromkeys(outcomes, 2))
+    learned = (await allocator.get_run("run")).prior
+    heir = RunSpec(run_id="heir", policy="p", warm_start="run")
+    started = await allocator.create_run(heir)
+    assert await allocator.create_run(heir) == started
+    assert started.prior.groups == 0
+    assert started.prior.brier == pytest.approx(learned.brier)
+    assert (await allocator.create_run(RunSpec(run_id="cold", policy="p"))).prior.brier is None
+    probe = OpenRequest(groups=[OpenGroup(group_id="g", prompt_key="k", prior=SuppliedPrior(value=0.95))])
+    for run_id in ("heir", "cold"):
+        await allocator.open(run_id, probe)
+    request = ObserveRequest(groups=[ObserveGroup(group_id="g", outcomes=[1.0])])
+    errors = [
+        (await allocator.observe(run_id, request)).groups[0].ingredients.standard_error for run_id in ("heir", "cold")
+    ]
+    assert errors[0] is not None
+    assert errors[1] is not None
+    assert errors[0] < 0.5 * errors[1]
+    with pytest.raises(NotFound):
+        await allocator.create_run(RunSpec(run_id="lost", policy="p", warm_start="nobody"))
+    with pytest.raises(NotFound):
+        await allocator.get_run("lost")
