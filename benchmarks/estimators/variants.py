@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from benchmarks.estimators.laws import (
+    FixedShares,
+    NoShape,
+    NotRecalibrated,
+    OwnError,
+    OwnErrorStop,
+    by_version,
+    first_waves,
+)
 from rollout_budget import baselines, stopping
 from rollout_budget.baselines import BaselineEstimator, Baselines
 from rollout_budget.groups import Groups
@@ -83,5 +92,14 @@ class PooledStop:
 OURS = Variant("as shipped", baselines.get("empirical_bayes"), stopping.get("posterior_variance"))
 POOLED = Variant("one strength for all prompts", PooledStrength(), PooledStop())
 
-VARIANTS: list[Variant] = [OURS, POOLED]
+VARIANTS: list[Variant] = [
+    OURS,
+    POOLED,
+    replace(OURS, name="V not recalibrated", start=lambda: Reliability(learned=NotRecalibrated())),
+    replace(OURS, name="shares not learned", start=lambda: Reliability(learned=FixedShares())),
+    replace(OURS, name="no shape of its own", start=lambda: Reliability(learned=NoShape())),
+    replace(OURS, name="first waves alone teach", learn=first_waves),
+    replace(OURS, name="discount by version", learn=by_version),
+    Variant("the prior's own standard error", OwnError(), OwnErrorStop()),
+]
 """What `--ablation` compares; the first is what all others are stated against."""
