@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import random
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
+from rollout_budget.outcomes import FloatArray
 from rollout_budget.wire import EvidenceRow
 from services.prior_api.heads import CONTROLS, Context, GaussianProcess, Predictions, Question
 from services.prior_api.heads import gp as gp_module
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.heads.kernel import Pairs, Points, Shape
+from services.prior_api.heads.link import Law, law_of, observe, rates
+from services.prior_api.heads.metric import Metric
 from services.prior_api.heads.table import Table
 from services.prior_api.quality import levels_of
 from services.prior_api.records import Cell
@@ -59,41 +65,144 @@ def fit_and_ask(cells: Sequence[Cell], asked: Question) -> Predictions:
     return HEAD.fit(Context(cells, known)).values(asked)
 
 
+GRID = np.linspace(-14, 14, 28_001)
+"""Fine enough to integrate over latents without quadrature."""
+
+
+def on_grid(successes: float, trials: float, mean: float, variance: float) -> tuple[float, float]:
+    """Return mean and variance of a latent after a count, summed over a grid."""
+    logs = successes * norm.logcdf(GRID) + (trials - successes) * norm.logcdf(-GRID)
+    logs += norm.logpdf(GRID, mean, math.sqrt(variance))
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    first = float(weights @ GRID)
+    return first, float(weights @ np.square(GRID - first))
+
+
+def rate_on_grid(mean: float, variance: float) -> tuple[float, float]:
+    """Return mean and standard deviation of Phi(latent)."""
+    weights = norm.pdf(GRID, mean, math.sqrt(variance))
+    weights /= weights.sum()
+    rates = norm.cdf(GRID)
+    first = float(weights @ rates)
+    return first, math.sqrt(float(weights @ np.square(rates - first)))
+
+
 def test_gp_equals_the_textbook_formula() -> None:
-    """Means and variances equal K* (K + N)^-1 y and k - K* (K + N)^-1 K*', written out pair by pair."""
+    """Values are K* (K + N)^-1 y and k - K* (K + N)^-1 K*' on latents, brought back to rates, written out pair by pair."""
     cells = [cell("a b", 3, 4), cell("a c", 1, 4, version=2), cell("d", 0, 2, policy="n"), cell("a b", 2, 2, version=5)]
     asked = question("a b", "c d", "new", version=3)
-    shape = Shape()
+    shape = Shape(surface_share=0.0)
+    mean, variance = 0.0, 1.0
+    for _ in range(12):
+        after = [on_grid(c.successes, c.trials, mean, variance) for c in cells]
+        mean = sum(m for m, _ in after) / 8
+        variance = (sum(v + (m - mean) ** 2 for m, v in after) + 4 * (1 + mean**2)) / 8
+    after = [on_grid(c.successes, c.trials, mean, variance) for c in cells]
+    precisions = np.array([1 / v - 1 / variance for _, v in after])
+    observed = np.array([m / v - mean / variance for m, v in after]) / precisions
+    centre = sum(embed(text).astype(float) for text in ("a b", "a c", "d")) / (3 + 64)
+
+    def place(text: str) -> FloatArray:
+        off: FloatArray = embed(text).astype(np.float64) - centre
+        return off / float(np.linalg.norm(off))
 
     def k(one: tuple[str, str, int], other: tuple[str, str, int]) -> float:
         (text1, pol1, v1), (text2, pol2, v2) = one, other
-        same_policy = float(pol1 == pol2) * math.exp(-abs(v1 - v2) / shape.decay_versions)
-        s = shape.policy_similarity + (1 - shape.policy_similarity) * same_policy
-        squared = float(np.square(embed(text1).astype(float) - embed(text2).astype(float)).sum())
-        text = shape.text_share * math.exp(-squared / (2 * shape.length_scale**2))
-        own = (1 - shape.text_share) * (text1 == text2)
-        return s * (shape.level + shape.amplitude * (text + own))
+        fading = float(pol1 == pol2) * math.exp(-abs(v1 - v2) / shape.decay_versions)
+        prompt = shape.policy_similarity + (1 - shape.policy_similarity) * fading
+        level = shape.level_similarity + (1 - shape.level_similarity) * fading
+        squared = float(np.square(place(text1) - place(text2)).sum())
+        text = (1 - shape.own_share) * math.exp(-squared / (2 * shape.length_scale**2))
+        own = shape.own_share * (text1 == text2)
+        return variance * (level * shape.level + prompt * shape.amplitude * (text + own))
 
     triples = [(c.key, c.policy, c.version) for c in cells]
     targets = [(text, "m", 3) for text in ("a b", "c d", "new")]
-    rates = np.array([c.successes / c.trials for c in cells])
-    trials = np.array([c.trials for c in cells])
-    outcome_variance = (3 / 4 * 1 / 4 * 4 / 3 + 1 / 4 * 3 / 4 * 4 / 3 + 0 + 0 + 4 / 8) / (4 + 4)
-    mean = (rates.sum() + 2) / (4 + 4)
-    gram = np.array([[k(p, q) for q in triples] for p in triples]) + np.diag(outcome_variance / trials)
+    gram = np.array([[k(p, q) for q in triples] for p in triples]) + np.diag(1 / precisions)
     cross = np.array([[k(p, q) for q in triples] for p in targets])
-    means = mean + cross @ np.linalg.solve(gram, rates - mean)
-    variances = shape.variance - np.einsum("ij,ji->i", cross, np.linalg.solve(gram, cross.T))
+    means = mean + cross @ np.linalg.solve(gram, observed - mean)
+    variances = variance * shape.variance - np.einsum("ij,ji->i", cross, np.linalg.solve(gram, cross.T))
+    expected = [rate_on_grid(m, v) for m, v in zip(means, variances, strict=True)]
     answer = fit_and_ask(cells, asked)
-    assert answer.values == pytest.approx(np.clip(means, 0, 1), abs=1e-5)
-    assert answer.standard_errors == pytest.approx(np.sqrt(variances), abs=1e-5)
+    assert answer.values == pytest.approx([value for value, _ in expected], abs=1e-5)
+    assert answer.standard_errors == pytest.approx([error for _, error in expected], abs=1e-5)
 
 
 def test_gp_without_evidence_is_its_prior() -> None:
     """No cells: 1/2 for every prompt, with the kernel's own variance."""
     answer = fit_and_ask([], question("a", "b"))
-    assert answer.values.tolist() == [0.5, 0.5]
-    assert answer.standard_errors == pytest.approx([math.sqrt(Shape().variance)] * 2)
+    assert answer.values == pytest.approx([0.5, 0.5])
+    assert answer.standard_errors == pytest.approx([rate_on_grid(0.0, Shape().variance)[1]] * 2, abs=1e-6)
+
+
+@given(st.integers(0, 3000), st.floats(0, 1), st.floats(-2, 2), st.floats(0.1, 9))
+@example(1, 0.0, 0.0, 1.0)
+@example(3000, 1.0, -2.0, 0.1)
+@settings(max_examples=60, deadline=None)
+def test_an_observation_does_what_the_count_does(trials: int, share: float, mean: float, variance: float) -> None:
+    """Normal law and observation together have the mean and variance that law and count have, summed over a grid."""
+    trials += 1
+    successes = share * trials
+    observed = observe(np.array([successes]), np.array([float(trials)]), Law(mean, variance))
+    precision = 1 / variance + 1 / observed.noise[0]
+    combined = (mean / variance + observed.values[0] / observed.noise[0]) / precision
+    expected = on_grid(successes, trials, mean, variance)
+    assert combined == pytest.approx(expected[0], abs=0.01)
+    assert 1 / precision == pytest.approx(expected[1], rel=0.02)
+
+
+@given(st.floats(-4, 4), st.floats(0.001, 4))
+@settings(max_examples=60, deadline=None)
+def test_rates_of_latents_in_closed_form(mean: float, variance: float) -> None:
+    """Owen's formulas give what summing over a grid gives."""
+    first, second = rates(np.array([mean]), np.array([variance]))
+    expected = rate_on_grid(mean, variance)
+    assert first[0] == pytest.approx(expected[0], abs=1e-6)
+    assert math.sqrt(second[0]) == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_the_law_of_latents_is_found() -> None:
+    """From counts whose latents were drawn from N(0.4, 2.25), mean and variance come back."""
+    rng = np.random.default_rng(5)
+    rate = norm.cdf(rng.normal(0.4, 1.5, 4000))
+    law = law_of(rng.binomial(10, rate).astype(float), np.full(4000, 10.0))
+    assert law.mean == pytest.approx(0.4, abs=0.1)
+    assert law.variance == pytest.approx(2.25, abs=0.25)
+
+
+def surfaced(text: str, kind: float, scale: float = 1.0) -> Float32Array:
+    """Return features whose unit vector is the text's alone, followed by one number on its surface and one constant."""
+    own = np.random.default_rng(zlib.crc32(text.encode())).normal(size=WIDTH)
+    return np.array([*(own / np.linalg.norm(own)), scale * kind, scale], dtype=np.float32)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_alike_surfaces_share_evidence(scale: float) -> None:
+    """Of prompts that mean nothing alike, those that look like the solved ones get higher values, on any scale."""
+    names = [f"p{i}" for i in range(60)]
+    cells = [cell(name, (0, 8)[i % 2], 8) for i, name in enumerate(names)]
+    known = {digest(name): surfaced(name, i % 2, scale) for i, name in enumerate(names)}
+    asked = dataclasses.replace(
+        question("x", "y"), features={digest("x"): surfaced("x", 0, scale), digest("y"): surfaced("y", 1, scale)}
+    )
+    answer = GaussianProcess(WIDTH, surface=2).fit(Context(cells, known)).values(asked)
+    assert answer.values[0] < 0.35
+    assert answer.values[1] > 0.65
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_surfaces_are_two_apart_squared_whatever_their_scales(seed: int) -> None:
+    """The mean squared distance is 2, and scaling or repeating a number hardly changes who is near whom."""
+    rng = np.random.default_rng(seed)
+    plain = rng.normal(size=(80, 3)).astype(np.float32)
+    scaled = plain * np.array([1, 10, 100], dtype=np.float32) + 7
+    places = Metric.of(np.zeros((80, 4), np.float32), plain).surface(plain)
+    others = Metric.of(np.zeros((80, 4), np.float32), scaled).surface(scaled)
+    one, other = (np.square(p[:, None] - p[None]).sum(axis=2) for p in (places, others))
+    assert one.sum() / (80 * 79) == pytest.approx(2, abs=0.12)
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
 
 
 @given(st.randoms(use_true_random=False))
@@ -197,6 +306,7 @@ def test_the_kernel_is_positive_semidefinite(seed: int) -> None:
     known = (np.arange(12) % 3 > 0)[prompts]
     points = Points(
         np.where(known[:, None], vectors[prompts], np.float32(0)),
+        np.where(known[:, None], vectors[prompts, :3], np.float32(0)),
         known,
         prompts.astype(np.int32),
         rng.integers(0, 3, n).astype(np.int32),
@@ -214,7 +324,7 @@ def test_hyperparameters_follow_clear_evidence_and_stay_without_it() -> None:
     table = Table.of(Context(cells, features(*(c.key for c in cells))), WIDTH)
     assert gp_module.choose(table).amplitude < Shape().amplitude
     few = Table.of(Context(cells[:20], {}), WIDTH)
-    assert gp_module.choose(few) == Shape()
+    assert gp_module.choose(few) == Shape(surface_share=0.0)
 
 
 def test_gp_standard_errors_are_calibrated_on_data_from_its_own_law() -> None:
@@ -239,7 +349,7 @@ def test_a_matrix_that_cannot_be_factored_is_an_arithmetic_error() -> None:
     cells = [cell("a", 1, 2), cell("b", 1, 2)]
     table = Table.of(Context(cells, features("a", "b")), WIDTH)
     with pytest.raises(ArithmeticError, match="not positive definite"):
-        gp_module._solve(table, Pairs.of(table.points, table.points), Shape(amplitude=-1.0))
+        gp_module._solve(table, Pairs.of(table.points, table.points), Shape(amplitude=-100.0))
 
 
 def test_constant_knows_nothing() -> None:

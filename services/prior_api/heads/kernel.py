@@ -1,12 +1,14 @@
-"""How alike two success rates are: the covariance of (prompt, policy, version) with another such triple.
+"""How alike two latent success rates are: the covariance of (prompt, policy, version) with another such triple.
 
-    k = c * s  +  a * t * exp(-|x - x'|^2 / (2 l^2)) * s  +  a * (1 - t) * [same prompt] * s
-    s = rho + (1 - rho) * [same policy] * exp(-|v - v'| / tau)
+    k / v = c * s(rho_c)  +  a * s(rho) * (own * [same prompt] + (1 - own) * (u * E_m(z, z') + (1 - u) * E_l(x, x')))
+    E_l(x, x') = exp(-|x - x'|^2 / (2 l^2))
+    s(rho) = rho + (1 - rho) * [same policy] * exp(-|v - v'| / tau)
 
-The three parts are the policy's level, what prompts of like text share, and what is the prompt's own. `s` says how much
-of each carries over to other policies for good (`rho`) and how fast the rest fades as the policy moves (`tau`
-versions). Every part is a product of positive semi-definite kernels, so `k` is one too. A prompt without features is
-like itself and like no other.
+v is the variance of latents over prompts (`link.py`), so the rest are shares of it. The parts are the policy's level,
+what is the prompt's own, and what prompts have in common whose surface (z: counts of characters, symbols and the like)
+or meaning (x: an encoder's unit vector) is alike. `s` says how much of each carries over to other policies for good
+(`rho`) and how fast the rest fades as the policy moves (`tau` versions). Every part is a product of positive
+semi-definite kernels, so `k` is one too. A prompt without features is like itself and like no other.
 """
 
 from __future__ import annotations
@@ -26,32 +28,39 @@ CodeArray = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Hyperparameters of the kernel; variances on the unit scale.
+    """Hyperparameters of the kernel, as shares of the latents' variance.
 
     Attributes:
-        amplitude: a, variance of a prompt's rate around its policy's level.
-        text_share: t, share of it that prompts of like text have in common, in [0, 1].
+        amplitude: a, variance of a prompt around its policy's level.
+        own_share: own, share of it that is the prompt's own, in [0, 1].
+        surface_share: u, share of the rest that goes by the text's surface, in [0, 1].
         length_scale: l, in units of distance between unit vectors (orthogonal texts are 1.41 apart).
+        surface_scale: m, in units in which two surfaces are 1.41 apart on average.
         policy_similarity: rho, in [0, 1].
+        level_similarity: rho_c, the same for levels, which differ more between policies than what is hard does.
         decay_versions: tau.
-        level: c, variance of the policies' mean rates around their common mean.
+        level: c, variance of the policies' levels around their common mean.
     """
 
-    amplitude: float = 0.12
-    text_share: float = 0.6
+    amplitude: float = 1.0
+    own_share: float = 0.25
+    surface_share: float = 0.25
     length_scale: float = 0.6
-    policy_similarity: float = 0.7
-    decay_versions: float = 80.0
-    level: float = 0.05
+    surface_scale: float = 0.85
+    policy_similarity: float = 0.8
+    level_similarity: float = 0.6
+    decay_versions: float = 300.0
+    level: float = 0.33
 
     @property
     def variance(self) -> float:
-        """Variance before any evidence: k of a triple with itself."""
+        """Variance before any evidence: k / v of a triple with itself."""
         return self.level + self.amplitude
 
     def drift(self, versions: float) -> float:
-        """Expected squared change of one prompt's rate over a distance of versions: 2 (k(0) - k(versions))."""
-        return 2 * self.variance * (1 - self.policy_similarity) * -math.expm1(-versions / self.decay_versions)
+        """Expected squared change of one prompt's latent over a distance of versions: 2 (k(0) - k(versions)) / v."""
+        fading = self.amplitude * (1 - self.policy_similarity) + self.level * (1 - self.level_similarity)
+        return 2 * fading * -math.expm1(-versions / self.decay_versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class Points:
 
     Attributes:
         features: unit vectors, shape (n, width); zero where not known.
+        surfaces: shape (n, numbers); zero where not known, no numbers where the encoder gives none.
         known: whose features are there, shape (n,).
         prompts: code of each prompt, shape (n,); equal codes are the same prompt.
         policies: code of each policy, shape (n,).
@@ -67,6 +77,7 @@ class Points:
     """
 
     features: Float32Array
+    surfaces: Float32Array
     known: BoolArray
     prompts: CodeArray
     policies: CodeArray
@@ -76,6 +87,7 @@ class Points:
         """Return these points only."""
         return Points(
             self.features[places],
+            self.surfaces[places],
             self.known[places],
             self.prompts[places],
             self.policies[places],
@@ -85,9 +97,17 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What the kernel needs of each pair of points, whatever its shape; matrices of shape (n, m)."""
+    """What the kernel needs of each pair of points, whatever its shape.
+
+    Attributes:
+        squared_distance, surface_distance: squared distances, inf where one is not known; shape (n, m).
+        same_prompt: shape (n, m).
+        same_policy, version_distance: shape (n, m), or (n, 1) where all points on the right are of one policy and
+            version.
+    """
 
     squared_distance: Float32Array
+    surface_distance: Float32Array
     same_prompt: BoolArray
     same_policy: BoolArray
     version_distance: Float32Array
@@ -95,26 +115,42 @@ class Pairs:
     @classmethod
     def of(cls, left: Points, right: Points) -> Pairs:
         """Compare every point on the left with every one on the right."""
-        distance = left.features @ right.features.T
-        distance *= -2.0
-        distance += 2.0
-        np.maximum(distance, 0.0, out=distance)
+        distances = _squared(left.features, right.features), _squared(left.surfaces, right.surfaces)
         same_prompt = left.prompts[:, None] == right.prompts[None]
         if not (left.known.all() and right.known.all()):
-            distance[~np.logical_and.outer(left.known, right.known)] = np.inf
-        distance[same_prompt] = 0.0
-        same_policy = left.policies[:, None] == right.policies[None]
-        return cls(distance, same_prompt, same_policy, np.abs(left.versions[:, None] - right.versions[None]))
+            unknown = ~np.logical_and.outer(left.known, right.known)
+            for distance in distances:
+                distance[unknown] = np.inf
+        policies, versions = right.policies, right.versions
+        if policies.size and (policies == policies[0]).all() and (versions == versions[0]).all():
+            policies, versions = policies[:1], versions[:1]
+        same_policy = left.policies[:, None] == policies[None]
+        return cls(*distances, same_prompt, same_policy, np.abs(left.versions[:, None] - versions[None]))
 
     def covariance(self, shape: Shape) -> Float32Array:
-        """Return k of every pair, shape (n, m)."""
-        similarity = np.exp(self.version_distance * np.float32(-1 / shape.decay_versions))
-        similarity *= self.same_policy
-        similarity *= 1 - shape.policy_similarity
-        similarity += shape.policy_similarity
-        text: Float32Array = np.exp(self.squared_distance * np.float32(-0.5 / shape.length_scale**2))
-        text *= shape.amplitude * shape.text_share
-        text += shape.level
-        text += self.same_prompt * np.float32(shape.amplitude * (1 - shape.text_share))
-        text *= similarity
-        return text
+        """Return k / v of every pair, shape (n, m)."""
+        fading = np.exp(self.version_distance * np.float32(-1 / shape.decay_versions))
+        fading *= self.same_policy
+        common = shape.amplitude * (1 - shape.own_share)
+        matrix: Float32Array = np.exp(self.squared_distance * np.float32(-0.5 / shape.length_scale**2))
+        matrix *= common * (1 - shape.surface_share)
+        if shape.surface_share:
+            surface = np.exp(self.surface_distance * np.float32(-0.5 / shape.surface_scale**2))
+            surface *= common * shape.surface_share
+            matrix += surface
+        if np.isinf(self.squared_distance).any():
+            matrix[self.same_prompt] = common
+        matrix += self.same_prompt * np.float32(shape.amplitude * shape.own_share)
+        matrix *= shape.policy_similarity + (1 - shape.policy_similarity) * fading
+        matrix += shape.level * (shape.level_similarity + (1 - shape.level_similarity) * fading)
+        return matrix
+
+
+def _squared(left: Float32Array, right: Float32Array) -> Float32Array:
+    """Return squared distances, shape (n, m), by the matrix product."""
+    distance: Float32Array = left @ right.T
+    distance *= -2.0
+    distance += np.square(left).sum(axis=1)[:, None]
+    distance += np.square(right).sum(axis=1)[None]
+    np.maximum(distance, 0.0, out=distance)
+    return distance
