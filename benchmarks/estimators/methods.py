@@ -16,7 +16,7 @@ from rollout_budget.stopping import StoppingRule
 from rollout_budget.stopping.reinforce_ada import ReinforceAdaBalanced, ReinforceAdaPositive
 
 SIZES = (1, 2, 4, 8, 16)
-PRICES = tuple(2.0**-power for power in (4, 5, 6, 7, 8, 9))
+PRICES = tuple(2.0**-power for power in (4, 5, 6, 7, 8, 9, 10))
 """From a rollout that must save a sixteenth to one that is nearly free; the paper's is 2^-8."""
 AUTO_PRICES = tuple(2.0**-power for power in (5, 7, 9))
 
@@ -109,6 +109,6 @@ METHODS: tuple[Method, ...] = (
 REFERENCE_METHODS: tuple[Method, ...] = (
     *(method for method in METHODS if method.curve in {"group mean", "V0.5 fusion", LOOK_AHEAD}),
     *(varied("one strength", POOLED, k) for k in (1, 2, 4, 8)),
-    *(stopped("one strength, stop by wave, k_init 2", POOLED, price, 2) for price in PRICES),
+    *(stopped("one strength, stop by wave, k_init 2", POOLED, price, 2) for price in (*PRICES, 2.0**-11)),
 )
 """What the reference figures were measured with: the first version of ours pooled one strength over the run."""
