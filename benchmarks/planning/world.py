@@ -28,10 +28,10 @@ NEAR = 1e-3
 class Length:
     """A run: `steps` of `groups` groups of `size` rollouts, chosen among `offered` prompts."""
 
-    steps: int = 150
-    groups: int = 32
+    steps: int = 80
+    groups: int = 16
     size: int = 4
-    offered: int = 512
+    offered: int = 256
 
     @property
     def rollouts(self) -> int:

@@ -2,11 +2,11 @@
 
 Owns nothing but the law; what the draws are used for is `choice`'s business.
 
-The law is Beta(m V + successes, m (1 - V) + failures), as in `baselines.empirical_bayes`, with the running mean in V's
-place once V has proved useless. A prior that states a standard error e claims a strength of its own,
-s = V (1 - V) / e^2 - 1; the run knows how strong its priors are on the whole (`Reliability.strength`). Both are used:
-m_i = c s_i, where c makes the candidates as strong together as the run's groups have shown. So claims decide which
-prompts are better known than others, a prompt met often beside a new one, and outcomes decide how much that is.
+Without standard errors it is the law that the run has learned (`rollout_budget.law`). A prior that states a standard
+error e claims a strength of its own, s = V (1 - V) / e^2 - 1; the law says how strong priors are on the whole. Both are
+used: such a prompt has the Beta law with the law's mean at its V and strength c s, where c makes the candidates as
+strong together as the law holds them to be. So claims decide which prompts are better known than others, a prompt met
+often beside a new one, and outcomes decide how much that is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from rollout_budget.groups import Groups
+from rollout_budget.law import EDGE, Posterior
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.reliability import MAX_STRENGTH, MIN_STRENGTH, Reliability
 
@@ -22,37 +23,44 @@ SMALLEST_ERROR = 1e-3
 
 
 def posterior(groups: Groups, reliability: Reliability, number: int, rng: np.random.Generator) -> FloatArray:
-    """Return `number` independent draws of each group's success rate, shape (number, G), in [0, 1].
+    """Return `number` independent draws of each candidate's success rate, shape (number, G), in [0, 1].
 
     Args:
-        groups: priors, and outcomes where there are any, unit scale.
+        groups: priors of groups without outcomes, unit scale.
         reliability: what the run knows of its prior.
         number: draws of each rate, >= 1.
         rng: where the draws come from.
     """
-    prior = reliability.prior_in_use(groups.prior)
-    strength = strengths(prior, groups.prior_error, reliability)
-    successes = strength * prior + groups.sums
-    failures = strength * (1.0 - prior) + groups.sizes - groups.sums
-    certain = (successes <= 0.0) | (failures <= 0.0)
-    draws = rng.beta(np.where(certain, 1.0, successes), np.where(certain, 1.0, failures), (number, len(groups)))
-    return np.where(certain, (failures <= 0.0).astype(np.float64), draws)
+    law, none = reliability.law, np.zeros(len(groups))
+    draws = law.draw(groups.prior, none, none, rng=rng, draws=number)
+    claims = np.isfinite(groups.prior_error)
+    if not claims.any():
+        return draws
+    known = law.posterior(groups.prior[claims], none[claims], none[claims])
+    strength = strengths(groups.prior[claims], groups.prior_error[claims], known)
+    mean = np.clip(known.mean, EDGE, 1.0 - EDGE)
+    draws[:, claims] = rng.beta(strength * mean, strength * (1.0 - mean), (number, mean.size))
+    return draws
 
 
-def strengths(prior: FloatArray, error: FloatArray, reliability: Reliability) -> FloatArray:
-    """Return the pseudo-rollouts that each prior counts for, shape (G,); those that claim nothing count alike.
+def strengths(prior: FloatArray, error: FloatArray, known: Posterior) -> FloatArray:
+    """Return the pseudo-rollouts that each prior with a standard error counts for, shape (G,).
 
     Args:
-        prior: priors in use, shape (G,).
-        error: the standard errors they claim, shape (G,); NaN where there is none.
-        reliability: what the run knows of its prior.
+        prior: shape (G,), in [0, 1].
+        error: the standard errors they claim, shape (G,), finite.
+        known: what the law holds of p at these priors.
     """
-    pooled = reliability.strength
-    spread = prior * (1.0 - prior)
+    inside = np.clip(prior, EDGE, 1.0 - EDGE)
+    spread = inside * (1.0 - inside)
     claimed = np.maximum(spread / np.maximum(error, SMALLEST_ERROR) ** 2 - 1.0, MIN_STRENGTH)
-    known = np.isfinite(claimed) & (spread > 0.0)
-    if not (reliability.prior_usable and known.any()):
-        return np.full(prior.shape, pooled)
-    weight = spread[known] / (claimed[known] + 1.0)
-    together = float((weight * claimed[known]).sum() / weight.sum())
-    return np.where(known, np.clip(pooled / together * claimed, MIN_STRENGTH, MAX_STRENGTH), pooled)
+    weight = known.mean * (1.0 - known.mean)
+    ratio = _together(known.size, weight) / _together(claimed, weight)
+    counted: FloatArray = np.clip(ratio * claimed, MIN_STRENGTH, MAX_STRENGTH)
+    return counted
+
+
+def _together(strength: FloatArray, weight: FloatArray) -> float:
+    """Return S/D of all: outcomes' mean variance within prompts over the priors' mean squared error."""
+    errors = weight / (strength + 1.0)
+    return float((errors * strength).sum() / errors.sum())

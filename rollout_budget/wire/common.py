@@ -55,11 +55,6 @@ class Request(Wire):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
 
 
-def absent(value: object) -> bool:
-    """Whether a field younger than stored fingerprints stays out of a dump, so that old bodies keep their hash."""
-    return value is None
-
-
 class Range(Request):
     """The declared range of outcomes, `low < high`, both finite."""
 

@@ -29,7 +29,6 @@ from rollout_budget.wire.common import (
     Unit,
     Version,
     Wire,
-    absent,
 )
 
 Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes", "james_stein", "ebpo", "beta_history"]
@@ -176,7 +175,6 @@ class OpenGroup(Request):
     step: Version | None = Field(default=None, description="Training step, for a limit per step.")
     plan_id: Identifier | None = Field(
         default=None,
-        exclude_if=absent,
         description="Plan that chose the prompt: its first wave is granted, its importance weight answered.",
     )
 

@@ -70,11 +70,12 @@ async def test_a_cut_first_wave_is_what_the_group_gets_beside_groups_without_a_p
     assert [group.grant for group in answer.groups] == [1, 4]
 
 
-def test_a_group_without_a_plan_keeps_the_fingerprint_that_older_services_stored() -> None:
-    """A retry that straddles an upgrade is no conflict."""
+def test_the_plan_is_part_of_what_a_group_was_opened_with() -> None:
+    """Another plan is another body; none is what it was before there were plans."""
     group = OpenGroup(group_id="g", prompt_key="k")
-    assert "plan_id" not in group.model_dump_json()
-    assert fingerprint(group) != fingerprint(group.model_copy(update={"plan_id": "p"}))
+    planned = OpenGroup(group_id="g", prompt_key="k", plan_id="p")
+    assert fingerprint(group) != fingerprint(planned)
+    assert fingerprint(group) == fingerprint(OpenGroup.model_validate({"group_id": "g", "prompt_key": "k"}))
 
 
 @pytest.mark.parametrize(
