@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from rollout_budget.wire import ModelPart
 from services.prior_api.heads import tabicl, tabpfn
 from services.prior_api.heads.base import Head
@@ -15,6 +17,8 @@ from services.prior_api.heads.tabpfn import TabPFN, locate
 from services.prior_api.heads.tabular import CONTEXT_ROWS, InContext
 from services.prior_api.heads.unit import OnUnitVectors
 from services.prior_api.weights import Weights
+
+_log = structlog.get_logger(__name__)
 
 HeadName = Literal["gp", "tabpfn", "tabicl"]
 
@@ -82,4 +86,6 @@ def create(choice: HeadChoice, *, width: int, unit: bool) -> dict[HeadName, Runn
     Raises:
         Unloadable: weights are named that cannot be what they are named for.
     """
+    if choice.device == "cpu" and {"tabpfn", "tabicl"} & set(choice.names):
+        _log.warning("in-context heads on a CPU take minutes for one request at their own size: use a GPU", width=width)
     return {name: HEADS[name](choice, width, unit) for name in choice.names}
