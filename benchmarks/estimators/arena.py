@@ -57,7 +57,7 @@ class Plan:
     methods: Sequence[Method]
     seeds: int = 5
     real: Length = Length()  # noqa: RUF009  frozen
-    synthetic: Length = Length(batches=24, size=128, warm_up=4)  # noqa: RUF009  frozen
+    synthetic: Length = Length(batches=16, size=128, warm_up=4)  # noqa: RUF009  frozen
     cold: bool = True
 
     def cases(self) -> Iterator[Case]:

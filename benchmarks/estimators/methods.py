@@ -49,6 +49,7 @@ class Method:
         rules: what it does.
         variant: how the run learns about its prior.
         alone: whether each group is decided by itself, whatever the batch and the run.
+        learns: whether what the run has learned matters; if not, none is learned.
     """
 
     curve: str
@@ -56,6 +57,7 @@ class Method:
     rules: Rules
     variant: Variant = OURS
     alone: bool = False
+    learns: bool = True
 
 
 def fixed(curve: str, estimator: str, k: int) -> Method:
@@ -80,7 +82,7 @@ def stopped(curve: str, variant: Variant, price: float, k_init: int) -> Method:
 def allocated(curve: str, rule: StoppingRule, k_init: int, *, k_max: int = MOST_ROLLOUTS) -> Method:
     """Return an allocation rule with leave-one-out baselines, as in its paper or the nearest to it."""
     rules = Rules(baselines.get("leave_one_out"), rule, k_init=k_init, k_max=k_max)
-    return Method(curve, f"k_init = {k_init}", rules, alone=not rule.pooled)
+    return Method(curve, f"k_init = {k_init}", rules, alone=not rule.pooled, learns=False)
 
 
 METHODS: tuple[Method, ...] = (

@@ -60,6 +60,8 @@ def run(method: Method, learned: Learned) -> Final:
     if method.alone:
         return _finish(rules, stream, slice(None), Reliability())
     batches = range(stream.length.batches)
+    if not method.learns:
+        return _joined([_finish(rules, stream, stream.batch(batch), Reliability()) for batch in batches])
     size = rules.stopping.first(rules.k_init, rules.k_max)
     if size is not None and size >= rules.k_max:
         states = learned.before(method.variant, size)
@@ -75,7 +77,11 @@ def run(method: Method, learned: Learned) -> Final:
 
 
 def _first(rules: Rules, stream: Stream, part: slice, state: Reliability) -> IntArray:
-    unseen = stream.drawn(part, np.zeros(stream.prior[part].size, dtype=np.int64))
+    """Return first waves; a size that the settings alone fix needs no plan."""
+    size, count = rules.stopping.first(rules.k_init, rules.k_max), stream.prior[part].size
+    if size is not None and not rules.stopping.pooled:
+        return np.full(count, size, dtype=np.int64)
+    unseen = stream.drawn(part, np.zeros(count, dtype=np.int64))
     return first_wave(rules, unseen, state).wanted
 
 
