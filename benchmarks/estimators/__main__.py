@@ -16,6 +16,7 @@ import functools
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,12 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def refused(why: str) -> SystemExit:
+    """Say in one line why nothing is run; return the exit with code 2."""
+    print(why, file=sys.stderr)
+    return SystemExit(2)
+
+
 def outcomes(folder: Path | None, out: Path) -> tuple[data.Rows, Path] | None:
     """Return real outcomes and where they are, fetched if no folder is named; None where none can be had.
 
@@ -75,7 +82,7 @@ def outcomes(folder: Path | None, out: Path) -> tuple[data.Rows, Path] | None:
         print(f"no real outcomes: --data names none, and the public ones cannot be fetched ({error}); synthetic only")
         return None
     except (OSError, ValueError) as error:
-        raise SystemExit(f"--data: {error}") from None
+        raise refused(f"--data: {error}") from None
 
 
 def plan(options: argparse.Namespace) -> Plan:
@@ -100,7 +107,7 @@ def plan(options: argparse.Namespace) -> Plan:
     if options.quick:
         whole = replace(whole, real=QUICK, synthetic=QUICK, seeds=1)
     if not list(whole.cases()):
-        raise SystemExit("nothing to run: no family that is left has any of these priors")
+        raise refused("nothing to run: no family that is left has any of these priors")
     return whole
 
 
