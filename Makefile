@@ -27,9 +27,10 @@ openapi: ## write docs/api/*.json anew from the services
 	@$(PY) -m services.allocator openapi > docs/api/allocator.json
 	@$(PY) -m services.prior_api openapi > docs/api/prior.json
 
-bench: ## estimators, decisions and prior on DATA=path/to/outcomes
+bench: ## estimators, decisions, plans and prior on DATA=path/to/outcomes
 	@$(PY) -m benchmarks.decisions
 	@$(PY) -m benchmarks.estimators --data $(DATA)
+	@$(PY) -m benchmarks.planning --data $(DATA)
 	@$(PY) -m benchmarks.prior --data $(DATA)
 
 clean: ## remove what the targets above made, environments included
