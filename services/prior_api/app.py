@@ -99,7 +99,8 @@ def _models(settings: Settings, encoder: Encoder | None) -> tuple[Encoder, Mappi
     """Return encoder, heads and their terms, once those were found to be accepted."""
     placement = settings.placement()
     encoder = encoder or encoders.create(settings.encoder_choice, placement)
-    running = heads.create(settings.head_choice(placement.device), width=encoder.width, unit=encoder.unit)
+    features = heads.Features(encoder.width, encoder.surface, encoder.unit)
+    running = heads.create(settings.head_choice(placement.device), features)
     model = ModelView(encoder=encoder.part, heads=[one.part for one in running.values()])
     licences.require([model.encoder, *model.heads], settings.accept_licences)
     return encoder, running, model

@@ -28,6 +28,7 @@ class FakeEncoder:
 
     name = "fake/1"
     width = WIDTH
+    surface = 0
     unit = True
     part = ModelPart(name="fake", licence="mit", source="this test", commercial_use=True)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.prior_api.encoders import Choice, create
 from services.prior_api.encoders.placement import Placement
+from services.prior_api.encoders.surface import Described
 from services.prior_api.encoders.v0 import CHECKPOINT, V0
 from services.prior_api.encoders.v0_adapter import Adapter, Shape
 from services.prior_api.weights import Unloadable, Weights
@@ -217,7 +218,8 @@ def test_an_adapter_for_another_backbone_is_refused(tmp_path: Path) -> None:
 def test_the_settings_name_finds_it_and_its_name_follows_the_weights(folder: Path, tmp_path: Path) -> None:
     """`v0:FOLDER` is this encoder; other weights are another name, and its features are not scaled to length 1."""
     encoder = create(Choice(name=f"v0:{folder}", backbone=str(folder)), Placement())
-    assert isinstance(encoder, V0)
+    assert isinstance(encoder, Described)
+    assert isinstance(encoder.encoder, V0)
     assert not encoder.unit
     save_qwen3(tmp_path)
     state = {f"adapter_layer.{name}": value for name, value in adapter_state(seed=9).items()}

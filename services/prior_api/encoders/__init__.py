@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.prior_api.encoders.base import Encoder
 from services.prior_api.encoders.minilm import MiniLM
 from services.prior_api.encoders.placement import Placement
+from services.prior_api.encoders.surface import Described
 from services.prior_api.encoders.transformer import Pooling, Transformer
 from services.prior_api.weights import Weights
 
@@ -61,7 +62,7 @@ def create(choice: Choice, placement: Placement) -> Encoder:
     Raises:
         Unloadable: its configuration or checkpoint cannot be read.
     """
-    return KINDS[choice.name.partition(":")[0]](choice, placement)
+    return Described(KINDS[choice.name.partition(":")[0]](choice, placement))
 
 
 ENCODERS: dict[str, Callable[[int], Encoder]] = {"minilm": MiniLM}

@@ -16,12 +16,14 @@ class Encoder(Protocol):
     """What a feature cache needs: a name that changes whenever the features do, their width, and two slow calls.
 
     Attributes:
-        unit: whether every vector has length 1, which kernels on distances need.
+        surface: how many numbers at the end of a vector describe the text's surface (`surface.py`), 0 for none.
+        unit: whether what comes before them has length 1, which kernels on distances need.
         part: name, licence and source of the weights.
     """
 
     name: str
     width: int
+    surface: int
     unit: bool
     part: ModelPart
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from services.prior_api.encoders.base import Encoder
 from services.prior_api.heads.base import Float32Array
 
 LONGEST_NUMBER = 12
@@ -46,6 +47,25 @@ _WORD, _NUMBER = re.compile(r"[A-Za-z]+"), re.compile(r"[0-9]+")
 def describe(texts: Sequence[str]) -> Float32Array:
     """Return logarithms of counts and shares of characters, shape (len(texts), NUMBERS)."""
     return np.array([_describe(text) for text in texts], dtype=np.float32).reshape(len(texts), NUMBERS)
+
+
+class Described:
+    """An encoder whose vectors are followed by what the texts look like."""
+
+    surface = NUMBERS
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.name, self.part = f"{encoder.name}+surface/1", encoder.part
+        self.width, self.unit = encoder.width + NUMBERS, encoder.unit
+
+    def load(self) -> None:
+        """Load the encoder inside; it may raise what that one does."""
+        self.encoder.load()
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """Return shape (len(texts), width): the encoder's vectors, then `describe`."""
+        return np.concatenate([self.encoder.encode(texts), describe(texts)], axis=1)
 
 
 def _describe(text: str) -> list[float]:

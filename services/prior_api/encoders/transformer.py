@@ -36,6 +36,7 @@ class Transformer:
         Unloadable: there is no configuration to read.
     """
 
+    surface = 0
     unit = True
     side: Side = "right"
 

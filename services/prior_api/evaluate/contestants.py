@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.prior_api import licences
 from services.prior_api.encoders import Encoder
 from services.prior_api.heads import CONTROLS, Context, Predictor
-from services.prior_api.heads.catalogue import HEADS
+from services.prior_api.heads.catalogue import HEADS, Features
 from services.prior_api.settings import Settings
 
 DEFAULT = ("gp", *reversed(CONTROLS))
@@ -49,7 +49,7 @@ def learners(names: Sequence[str], settings: Settings, encoder: Encoder) -> tupl
         if name not in names:
             continue
         try:
-            running = build(choice, encoder.width, encoder.unit)
+            running = build(choice, Features(encoder.width, encoder.surface, encoder.unit))
             licences.require([running.part], settings.accept_licences)
             running.head.fit(Context([], {}))
         except (ArithmeticError, ImportError, OSError, ValueError, RuntimeError) as error:

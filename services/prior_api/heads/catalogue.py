@@ -15,7 +15,7 @@ from services.prior_api.heads.gp import GaussianProcess
 from services.prior_api.heads.tabicl import TabICL
 from services.prior_api.heads.tabpfn import TabPFN, locate
 from services.prior_api.heads.tabular import CONTEXT_ROWS, InContext
-from services.prior_api.heads.unit import OnUnitVectors
+from services.prior_api.heads.unit import OnUnitVectors, WithoutSurface
 from services.prior_api.weights import Weights
 
 _log = structlog.get_logger(__name__)
@@ -56,36 +56,47 @@ class Running:
     part: ModelPart
 
 
-def _gp(_choice: HeadChoice, width: int, unit: bool) -> Running:  # noqa: FBT001  one signature for all builders
-    head = GaussianProcess(width)
-    return Running(head if unit else OnUnitVectors(head), GP_PART)
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an encoder gives: `width` numbers, the last `surface` of them on the text's surface; `unit` as in `Encoder`."""
+
+    width: int
+    surface: int
+    unit: bool
 
 
-def _tabpfn(choice: HeadChoice, _width: int, _unit: bool) -> Running:  # noqa: FBT001  as above
+def _gp(_choice: HeadChoice, features: Features) -> Running:
+    head = GaussianProcess(features.width - features.surface, features.surface)
+    return Running(head if features.unit else OnUnitVectors(head, features.surface), GP_PART)
+
+
+def _tabpfn(choice: HeadChoice, features: Features) -> Running:
     weights, file = locate(choice.tabpfn_weights, hub=choice.hub)
     head = InContext(
         "tabpfn", TabPFN(weights, file, device=choice.device, estimators=choice.estimators), rows=choice.rows
     )
-    return Running(head, head.part)
+    return Running(WithoutSurface(head, features.surface) if features.surface else head, head.part)
 
 
-def _tabicl(choice: HeadChoice, _width: int, _unit: bool) -> Running:  # noqa: FBT001  as above
+def _tabicl(choice: HeadChoice, features: Features) -> Running:
     classifier = TabICL(
         Weights(choice.tabicl_weights, hub=choice.hub), device=choice.device, estimators=choice.estimators
     )
     head = InContext("tabicl", classifier, rows=choice.rows)
-    return Running(head, head.part)
+    return Running(WithoutSurface(head, features.surface) if features.surface else head, head.part)
 
 
-HEADS: dict[HeadName, Callable[[HeadChoice, int, bool], Running]] = {"gp": _gp, "tabpfn": _tabpfn, "tabicl": _tabicl}
+HEADS: dict[HeadName, Callable[[HeadChoice, Features], Running]] = {"gp": _gp, "tabpfn": _tabpfn, "tabicl": _tabicl}
 
 
-def create(choice: HeadChoice, *, width: int, unit: bool) -> dict[HeadName, Running]:
-    """Return the heads to run, in their order, for features of `width` numbers that have length 1 or not.
+def create(choice: HeadChoice, features: Features) -> dict[HeadName, Running]:
+    """Return the heads to run, in their order.
 
     Raises:
         Unloadable: weights are named that cannot be what they are named for.
     """
     if choice.device == "cpu" and {"tabpfn", "tabicl"} & set(choice.names):
-        _log.warning("in-context heads on a CPU take minutes for one request at their own size: use a GPU", width=width)
-    return {name: HEADS[name](choice, width, unit) for name in choice.names}
+        _log.warning(
+            "in-context heads on a CPU take minutes for one request at their own size: use a GPU", width=features.width
+        )
+    return {name: HEADS[name](choice, features) for name in choice.names}
