@@ -35,7 +35,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         ValueError: the device is not there, or weights are not for commercial use and nobody has accepted that.
         Unloadable: an encoder or weights are named that are not there.
     """
-    encoder, running, model = _models(settings, encoder)
+    encoder, choice, running, model = _models(settings, encoder)
     metrics = Metrics()
     repository = Repository(database.connect(settings.database))
     batcher = Batcher(
@@ -52,6 +52,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         with threadpoolctl.threadpool_limits(settings.threads):
             licences.announce([model.encoder, *model.heads])
+            heads.remark(choice)
             await repository.create_tables()
             batcher.start()
             yield
@@ -95,15 +96,18 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     return app
 
 
-def _models(settings: Settings, encoder: Encoder | None) -> tuple[Encoder, Mapping[HeadName, heads.Running], ModelView]:
-    """Return encoder, heads and their terms, once those were found to be accepted."""
+def _models(
+    settings: Settings, encoder: Encoder | None
+) -> tuple[Encoder, heads.HeadChoice, Mapping[HeadName, heads.Running], ModelView]:
+    """Return encoder, choice of heads, heads and their terms, once those were found to be accepted."""
     placement = settings.placement()
     encoder = encoder or encoders.create(settings.encoder_choice, placement)
     features = heads.Features(encoder.width, encoder.surface, encoder.unit)
-    running = heads.create(settings.head_choice(placement.device), features)
+    choice = settings.head_choice(placement.device)
+    running = heads.create(choice, features)
     model = ModelView(encoder=encoder.part, heads=[one.part for one in running.values()])
     licences.require([model.encoder, *model.heads], settings.accept_licences)
-    return encoder, running, model
+    return encoder, choice, running, model
 
 
 def _fits(

@@ -95,8 +95,11 @@ def create(choice: HeadChoice, features: Features) -> dict[HeadName, Running]:
     Raises:
         Unloadable: weights are named that cannot be what they are named for.
     """
-    if choice.device == "cpu" and {"tabpfn", "tabicl"} & set(choice.names):
-        _log.warning(
-            "in-context heads on a CPU take minutes for one request at their own size: use a GPU", width=features.width
-        )
     return {name: HEADS[name](choice, features) for name in choice.names}
+
+
+def remark(choice: HeadChoice) -> None:
+    """Log what an operator should know about the choice."""
+    slow = [name for name in choice.names if name != "gp"]
+    if slow and choice.device == "cpu":
+        _log.warning("on a CPU these heads take minutes for one request at their own size: use a GPU", heads=slow)
