@@ -164,3 +164,12 @@ def test_a_table_is_worth_nothing_past_its_end() -> None:
     nothing = Tabulated(np.empty((2, 0)), np.zeros(2, dtype=np.int64))
     assert nothing.marginal(np.array([1, 1])).tolist() == [0.0, 0.0]
     assert nothing.beyond(np.array([1, 1])).highest == 0.0
+
+
+@given(curves, st.integers(1, 20))
+def test_no_rollout_is_worth_more_than_the_highest(rows: list[tuple[float, float, int]], number: int) -> None:
+    """The bound that a share's search starts from holds for both shapes."""
+    curve = build(rows)
+    at = np.full(len(rows), number)
+    assert (curve.marginal(at) <= curve.highest * (1 + 1e-12)).all()
+    assert (tabulated(curve, 20).marginal(at) <= tabulated(curve, 20).highest).all()

@@ -74,3 +74,10 @@ def test_standard_errors_leave_the_callers_scale_with_the_width() -> None:
     """A standard error is a distance, not a place."""
     groups = Groups.of([0.0], [[]], prior_errors=[0.5], outcome_range=OutcomeRange(-1, 1))
     assert groups.prior_error.tolist() == [0.25]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.25, 1.0]), max_size=5), max_size=6))
+def test_uniform_groups_have_no_two_different_outcomes(outcomes: list[list[float]]) -> None:
+    """True where all are equal, and where there is none or one."""
+    groups = Groups.of([0.5] * len(outcomes), outcomes)
+    assert groups.uniform.tolist() == [len(set(group)) <= 1 for group in outcomes]
