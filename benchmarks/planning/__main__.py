@@ -132,7 +132,7 @@ def main() -> None:
     text = _text(regimes, synthetic, trade)
     report.plot(regimes, trade, options.out / "planning.png")
     (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    (options.out / "figures.json").write_text(_as_json(regimes | synthetic), encoding="utf-8")
+    (options.out / "figures.json").write_text(_as_json(regimes | synthetic | {"exploration": trade}), encoding="utf-8")
     print(text)
     print(f"\n{options.seeds} seeds, {time.perf_counter() - start:.0f} s; tables, figures and plot in {options.out}")
 

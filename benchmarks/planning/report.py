@@ -91,6 +91,7 @@ def plot(regimes: Mapping[str, Runs], trade: Mapping[str, list[Figures]], path: 
             float(np.mean([f.signal for f in trade[share]])),
         )
         right.annotate(share, place, fontsize=8, xytext=(4, 3), textcoords="offset points")
+    right.margins(x=0.3)
     right.set_xlabel("effective sample size of the importance weights")
     right.set_ylabel("signal per rollout")
     figure.savefig(path, dpi=110)
