@@ -6,7 +6,7 @@
     allocator = SyncLocalAllocator()
     allocator.create_run(RunSpec(run_id="first", policy="mine"))
     opened = allocator.open("first", OpenRequest(groups=[OpenGroup(group_id="g0", prompt_key="p0")]))
-    outcomes = [1.0, 0.0, 0.0, 1.0]  # draw opened.groups[0].grant rollouts and verify them
+    outcomes = [1.0, 0.0, 0.0, 1.0, 0.0]  # draw opened.groups[0].grant rollouts and verify them
     decision = allocator.observe("first", ObserveRequest(groups=[ObserveGroup(group_id="g0", outcomes=outcomes)])).groups[0]
     print(decision.action, decision.more, decision.advantages)
     allocator.close("first", CloseRequest(groups=[CloseGroup(group_id="g0", used=len(outcomes))]))

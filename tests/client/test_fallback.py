@@ -11,7 +11,7 @@ from rollout_budget.client.journal import Entry
 from rollout_budget.errors import InvalidInput
 from rollout_budget.wire import CloseGroup, ObserveGroup, OpenGroup, Range, RunSpec, SuppliedPrior
 
-SPEC = RunSpec(run_id="r", policy="p")
+SPEC = RunSpec(run_id="r", policy="p", k_init=4)
 
 
 def closed(memory: Memory, seen: list[float], *, prior: float = 0.5, **close: object) -> Entry:

@@ -18,7 +18,7 @@ from rollout_budget.wire import (
 
 async def start(allocator: Allocator, **settings: object) -> None:
     """Declare the run that all tests use."""
-    await allocator.create_run(RunSpec.model_validate({"run_id": "run", "policy": "p", **settings}))
+    await allocator.create_run(RunSpec.model_validate({"run_id": "run", "policy": "p", "k_init": 4, **settings}))
 
 
 async def open_groups(allocator: Allocator, *group_ids: str, lease_s: float = 1000.0) -> OpenAnswer:

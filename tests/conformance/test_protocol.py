@@ -147,9 +147,9 @@ async def test_a_budget_that_is_gone_is_an_answer_not_an_error(allocator: Alloca
 
 async def test_the_last_rollouts_go_where_they_are_worth_most(allocator: Allocator) -> None:
     """An uncertain group is worth more than a settled one, whatever its place in the request."""
-    await start(allocator, limits=RunLimits(rollouts=8 + 5))
+    await start(allocator, k_init=8, price=1 / 4096, limits=RunLimits(rollouts=16 + 5))
     await open_groups(allocator, "settled", "even")
-    settled, even = await observe(allocator, settled=[0.0] * 4, even=[1.0, 0.0, 1.0, 0.0])
+    settled, even = await observe(allocator, settled=[0.0] * 8, even=[1.0, 0.0] * 4)
     assert even.more > settled.more
     assert settled.more + even.more == 5
 
@@ -240,7 +240,7 @@ async def test_deciding_without_a_run_stores_nothing(allocator: Allocator) -> No
 
 async def test_reservations_are_found_by_percent_encoded_parts(allocator: Allocator) -> None:
     """Ids with slashes, spaces and percent signs stay apart."""
-    await allocator.create_run(RunSpec(run_id="a/b", policy="p"))
+    await allocator.create_run(RunSpec(run_id="a/b", policy="p", k_init=4))
     group = OpenGroup(group_id="50% of/it", prompt_key="k")
     await allocator.open("a/b", OpenRequest(groups=[group]))
     found = await allocator.reservation("a%2Fb/50%25%20of%2Fit/0/0")

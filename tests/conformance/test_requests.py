@@ -95,7 +95,7 @@ async def test_g04_a_run_declared_with_another_body_is_refused(allocator: Alloca
     """The same body is answered with the run as it stands, patches included; another body is a conflict."""
     await start(allocator)
     await allocator.patch_run("run", RunPatch(limits=RunLimits(rollouts=3)))
-    again = await allocator.create_run(RunSpec(run_id="run", policy="p"))
+    again = await allocator.create_run(RunSpec(run_id="run", policy="p", k_init=4))
     assert again.spec.limits.rollouts == 3
     assert (await open_groups(allocator, "g")).groups[0].grant == 3
     for other in ({"policy": "q"}, {"limits": RunLimits(rollouts=3)}, {"k_max": 8}):

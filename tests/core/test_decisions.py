@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout_budget import allocation, baselines, stopping
-from rollout_budget.decisions import PAPER_PRICE, Rules, first_wave, next_wave, sample_baselines
+from rollout_budget.decisions import OUR_PRICE, PAPER_PRICE, Rules, first_wave, next_wave, sample_baselines
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import DecisionSettings, Range
@@ -19,9 +19,11 @@ KNOWN = Reliability.known(1 / 12, 1 / 6)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 10.0)])
-def test_the_default_price_is_the_papers_on_every_scale(low: float, high: float) -> None:
-    """1/16^2 on {-1, +1} is a quarter of that on the unit scale, whatever the run's own range."""
-    assert Rules.of(DecisionSettings(outcome_range=Range(low=low, high=high))).price == PAPER_PRICE / 4
+def test_the_default_price_is_the_same_on_every_scale(low: float, high: float) -> None:
+    """On {-1, +1} 1/8^2, and the paper's 1/16^2 for its own rule; a quarter of that on the unit scale, whatever the range."""
+    here = Range(low=low, high=high)
+    assert Rules.of(DecisionSettings(outcome_range=here)).price == OUR_PRICE / 4
+    assert Rules.of(DecisionSettings(outcome_range=here, stopping="osla")).price == PAPER_PRICE / 4
 
 
 def test_settings_become_rules() -> None:

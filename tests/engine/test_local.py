@@ -29,8 +29,8 @@ def test_the_example_of_the_docstring_runs(capsys: pytest.CaptureFixture[str]) -
     example = textwrap.dedent("\n".join(line for line in lines.splitlines() if line.startswith("    ")))
     exec(compile(example, "example", "exec"), {})  # noqa: S102  the documentation's own code
     action, more, *advantages = capsys.readouterr().out.split()
-    assert (action, int(more) > 0) == ("more", True)
-    assert len(advantages) == 4
+    assert (action, int(more)) == ("stop", 0)
+    assert len(advantages) == 5
 
 
 def names(kind: type) -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ def test_both_twins_have_the_protocol_s_methods() -> None:
 def test_history_feeds_the_next_prior_in_process() -> None:
     """What a group taught is the prior of the next with the same prompt."""
     allocator = LocalAllocator().sync()
-    allocator.create_run(RunSpec(run_id="r", policy="p"))
+    allocator.create_run(RunSpec(run_id="r", policy="p", k_init=4))
     for attempt in range(2):
         group = OpenGroup(group_id=f"g{attempt}", prompt_key="k")
         opened = allocator.open("r", OpenRequest(groups=[group])).groups[0]
