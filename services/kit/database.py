@@ -2,8 +2,9 @@
 
 Plain URLs are enough: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/NAME`; the asynchronous drivers are chosen here.
 SQLite runs in write-ahead mode with full synchronisation, so that what was acknowledged survives `kill -9`, and every
-transaction takes the write lock at its start (BEGIN IMMEDIATE), so that none fails half-way for want of it. Errors show
-statements without their parameters, which hold prompts; for the same reason a SQLite file is made for its owner alone.
+transaction that may write takes the write lock at its start (BEGIN IMMEDIATE), so that none fails half-way for want of
+it (`session.Database.snapshot` only reads). Errors show statements without their parameters, which hold prompts; for
+the same reason a SQLite file is made for its owner alone.
 """
 
 from __future__ import annotations
@@ -101,4 +102,5 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    snapshot = connection.get_execution_options().get("snapshot", False)
+    connection.exec_driver_sql("BEGIN" if snapshot else "BEGIN IMMEDIATE")

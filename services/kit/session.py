@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -47,6 +48,23 @@ class Database:
                     yield connection
             except (OperationalError, InterfaceError, PoolTimeout) as error:
                 raise Unavailable("the database is busy or away; nothing was stored") from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Enter a transaction that only reads, and reads one state: it waits for no writer and keeps none waiting.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execution_options(snapshot=True)
+                async with connection.begin():
+                    if self._turn is None:
+                        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+                    yield connection
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise Unavailable("the database is busy or away; nothing was stored") from error
 
     @asynccontextmanager
     async def _turns(self) -> AsyncIterator[None]:

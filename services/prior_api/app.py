@@ -27,6 +27,9 @@ from services.prior_api.settings import Settings
 
 DESCRIPTION = "Evidence in, predicted success rates with standard errors out. Unit scale throughout."
 
+CPU_BATCH, GPU_BATCH = 32, 1024
+"""Texts handed to the encoder at once: it splits them by tokens itself, and on a CPU a new request waits for the rest."""
+
 
 def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI:
     """Return the application; `encoder` replaces the one that the settings name.
@@ -41,7 +44,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     batcher = Batcher(
         encoder,
         metrics,
-        max_batch=settings.encoder_max_batch,
+        max_batch=settings.encoder_max_batch or (GPU_BATCH if choice.device == "cuda" else CPU_BATCH),
         max_wait_s=settings.encoder_max_wait_s,
         max_queue=settings.encoder_max_queue,
     )
@@ -87,6 +90,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         model=model,
         encoder=lambda: batcher.state,
         encode_wait_s=settings.encode_wait_s,
+        epsilon=settings.shared_epsilon,
     )
     problems.install(app)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)

@@ -7,11 +7,13 @@ two or more trials, is taken out. Pure arithmetic on sums.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rollout_budget.wire import EvidenceRow, VersionQuality
 from services.prior_api.records import Level, Scores
 
+QUALITY_BINS = 10
+"""Bins of predicted values in the calibration error: each needs some dozens of rows to say anything."""
 SMALLEST_VARIANCE = 1e-6
 """Below this variance of true rates there is nothing to explain."""
 
@@ -42,6 +44,27 @@ def _level(version: int, rows: Sequence[EvidenceRow]) -> Level:
         within_rows=len(within),
         inverse_trials=sum(1 / row.trials for row in rows),
     )
+
+
+def scores_of(rows: Iterable[EvidenceRow], given: Mapping[tuple[int, str], float]) -> list[Scores]:
+    """Add up how values did that were given before these rows, by version and tenth of [0, 1].
+
+    Args:
+        rows: of one policy.
+        given: by version and key.
+    """
+    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0] * 5)
+    counts: dict[tuple[int, int], int] = defaultdict(int)
+    for row in rows:
+        value = given.get((row.version, row.key))
+        if value is None:
+            continue
+        place = row.version, min(int(value * QUALITY_BINS), QUALITY_BINS - 1)
+        rate = row.successes / row.trials
+        terms = (value, rate, rate * rate, (value - rate) ** 2, 1 / row.trials)
+        sums[place] = [old + term for old, term in zip(sums[place], terms, strict=True)]
+        counts[place] += 1
+    return [Scores(*place, counts[place], *sums[place]) for place in sorted(sums)]
 
 
 def quality(level: Level, scores: Sequence[Scores]) -> VersionQuality:

@@ -28,16 +28,19 @@ from rollout_budget.wire import (
     ValuesAnswer,
     ValuesRequest,
 )
+from services.prior_api import sharing
 from services.prior_api.features import FeatureCache
-from services.prior_api.fits import Fits
+from services.prior_api.fits import MAX_POLICIES, Fits
 from services.prior_api.heads import CONTROLS, Predictions, Predictor, Question
 from services.prior_api.metrics import Metrics
-from services.prior_api.quality import levels_of, quality
-from services.prior_api.records import Cell, Policy, Text
+from services.prior_api.quality import quality
+from services.prior_api.records import Known, Level, Policy, Scores, Standing, Text
 from services.prior_api.repository import Repository, Transaction
 
 NEAR_LEVELS = 64
 """Versions that the running mean looks at: further ones have no weight left."""
+MAX_NAMES = 65_536
+"""Text hashes by team and key kept in memory, 16 MB; they never change."""
 LISTED_POLICIES = 256
 LISTED_VERSIONS = 1024
 """Most policies in a list and most versions of one policy: the newest."""
@@ -68,11 +71,13 @@ class PriorService:
         model: ModelView,
         encoder: Callable[[], str],
         encode_wait_s: float,
+        epsilon: float = sharing.EPSILON,
     ) -> None:
         self._repository, self._features, self._fits, self._metrics = repository, features, fits, metrics
         self.model = model
         self._encoder = encoder
-        self._encode_wait_s = encode_wait_s
+        self._encode_wait_s, self._epsilon = encode_wait_s, epsilon
+        self._names: dict[tuple[str, str], str] = {}
 
     async def values(self, team: str, request: ValuesRequest) -> ValuesAnswer:
         """Predict success rates, and remember what was said so that evidence can score it.
@@ -82,27 +87,26 @@ class PriorService:
             Unavailable: the database did not answer.
         """
         keys = [prompt.key for prompt in request.prompts]
-        async with self._repository.begin() as transaction:
-            await transaction.register(team, texts_of(request.prompts))
-            hashes = await transaction.prompt_hashes(team, set(keys))
-            evidence_version = await transaction.evidence_version(team)
-            question = await self._question(transaction, team, request, hashes)
+        await self._register(team, texts_of(request.prompts))
+        async with self._repository.snapshot() as transaction:
+            standing = await transaction.standing(team, MAX_POLICIES)
+            hashes = await self._hashes(transaction, team, keys)
+            question, counts = await self._question(transaction, team, request, hashes)
         if request.model in CONTROLS:
             control = CONTROLS[request.model]
-            answer = _Answer(control, await self._ask(control, question), evidence_version, "")
+            answer = _Answer(control, await self._ask(control, question), standing.version, "")
         else:
-            question.features.update(await self._features.get(set(hashes.values()), wait_s=self._encode_wait_s))
+            places = {(team, text_hash) for text_hash in hashes.values()}
+            vectors = await self._features.get(places, wait_s=self._encode_wait_s)
+            question.features.update({text_hash: vector for (_, text_hash), vector in vectors.items()})
             shortfall = self._shortfall(keys, hashes, question)
-            answer = await self._learned(team, request.model, evidence_version, question, shortfall)
+            answer = await self._learned(team, request.model, standing, question, shortfall)
         predictor, predictions = answer.predictor, answer.predictions
         values = [
-            Value(
-                key=key,
-                value=float(predictions.values[place]),
-                standard_error=float(predictions.standard_errors[place]),
-                evidence_count=sum(cell.rows for cell in question.histories[place]),
+            Value(key=key, value=value, standard_error=error, evidence_count=counts.get(key, 0))
+            for key, value, error in zip(
+                keys, predictions.values.tolist(), predictions.standard_errors.tolist(), strict=True
             )
-            for place, key in enumerate(keys)
         ]
         async with self._repository.begin() as transaction:
             given = {value.key: value.value for value in values}
@@ -117,22 +121,45 @@ class PriorService:
             detail=answer.detail,
         )
 
+    async def _register(self, team: str, texts: Mapping[str, Text]) -> None:
+        """Store those texts that this process has not seen stored; what is there already is not written again."""
+        unknown = {key: text for key, text in texts.items() if self._names.get((team, key)) != text.hash}
+        if unknown:
+            async with self._repository.begin() as transaction:
+                await transaction.register(team, unknown)
+            self._learn_names(team, {key: text.hash for key, text in unknown.items()})
+
+    async def _hashes(self, transaction: Transaction, team: str, keys: Iterable[str]) -> dict[str, str]:
+        """Return the text hash of each key that has one; a text once stored never changes, so memory answers first."""
+        wanted = set(keys)
+        found = {key: name for key in wanted if (name := self._names.get((team, key))) is not None}
+        if len(found) < len(wanted):
+            stored = await transaction.prompt_hashes(team, wanted - found.keys())
+            self._learn_names(team, stored)
+            found |= stored
+        return found
+
+    def _learn_names(self, team: str, names: Mapping[str, str]) -> None:
+        if len(self._names) + len(names) > MAX_NAMES:
+            self._names.clear()
+        self._names.update({(team, key): name for key, name in names.items()})
+
     async def _question(
         self, transaction: Transaction, team: str, request: ValuesRequest, hashes: dict[str, str]
-    ) -> Question:
-        owner = Policy(team, request.policy, "private", 0)
+    ) -> tuple[Question, dict[str, int]]:
+        """Return what a head is asked, and by key how many rows the policy has of it."""
         keys = [prompt.key for prompt in request.prompts]
-        histories: dict[str, list[Cell]] = defaultdict(list)
-        for cell in await transaction.cells(owner, keys=sorted(set(keys))):
-            histories[cell.key].append(cell)
-        return Question(
+        known = await transaction.histories(team, request.policy, hashes, sorted(set(keys)))
+        nothing = Known(0, [])
+        question = Question(
             owner=(team, request.policy),
             version=request.version,
-            identities=[Cell(team, request.policy, key, hashes.get(key), 0, 0.0, 0, 0).identity for key in keys],
+            identities=[hashes.get(key) or f"{team}\x00{key}" for key in keys],
             features={},
-            histories=[histories[key] for key in keys],
+            histories=[known.get(key, nothing).cells for key in keys],
             levels=await transaction.levels(team, request.policy, near=request.version, most=NEAR_LEVELS),
         )
+        return question, {key: found.rows for key, found in known.items()}
 
     def _shortfall(self, keys: Sequence[str], hashes: dict[str, str], question: Question) -> str:
         textless = sum(key not in hashes for key in keys)
@@ -145,19 +172,19 @@ class PriorService:
         return "; ".join(parts) + ": judged by their identity alone" if parts else ""
 
     async def _learned(
-        self, team: str, model: PriorModel, evidence_version: int, question: Question, shortfall: str
+        self, team: str, model: PriorModel, standing: Standing, question: Question, shortfall: str
     ) -> _Answer:
         """Ask the head, or what stands in for it."""
         name = model if model in self._fits else next(iter(self._fits))
         absent = "" if name == model else f"this service runs {', '.join(self._fits)}, not {model}"
         try:
-            fit = await self._fits[name].get(team, evidence_version)
+            fit = await self._fits[name].get(team, standing)
             predictions = await self._fits[name].answer(fit.predictor, question)
         except ArithmeticError as error:
             _log.warning("no answer", head=name, error=str(error))
             history = CONTROLS["history"]
             detail = "; ".join(filter(None, (absent, f"no answer from {name}: {error}")))
-            return _Answer(history, await self._ask(history, question), evidence_version, detail)
+            return _Answer(history, await self._ask(history, question), standing.version, detail)
         return _Answer(fit.predictor, predictions, fit.evidence_version, "; ".join(filter(None, (absent, shortfall))))
 
     async def _ask(self, control: Predictor, question: Question) -> Predictions:
@@ -171,11 +198,11 @@ class PriorService:
             Conflict: an id, a prompt key or the policy was stated before with another body, text or scope.
             Unavailable: the database did not answer.
         """
+        texts = texts_of(request.prompts)
         async with self._repository.begin() as transaction:
-            await transaction.lock_policy(team, policy, request.scope, time.time())
-            await transaction.register(team, texts_of(request.prompts))
-            new = await transaction.add_evidence(team, policy, request.rows)
-            await transaction.add_levels(team, policy, levels_of(new))
+            owner = await transaction.lock_policy(team, policy, request.scope, time.time())
+            await transaction.register(team, texts)
+            new = await transaction.add_evidence(owner, request.rows, epsilon=self._epsilon)
             evidence_version = await transaction.evidence_version(team)
         repeated = len(request.rows) - len(new)
         self._metrics.evidence.labels("stored").inc(len(new))
@@ -189,17 +216,19 @@ class PriorService:
             Conflict: a key is registered with another text.
             Unavailable: the database did not answer.
         """
+        texts = texts_of(prompts)
         async with self._repository.begin() as transaction:
-            registered = await transaction.register(team, texts_of(prompts))
+            registered = await transaction.register(team, texts)
             hashes = await transaction.prompt_hashes(team, {prompt.key for prompt in prompts})
-        found = await self._features.get(set(hashes.values()), wait_s=0.0)
-        return PromptsAnswer(registered=registered, encoded=sum(item in found for item in hashes.values()))
+        found = await self._features.get({(team, item) for item in hashes.values()}, wait_s=0.0)
+        return PromptsAnswer(registered=registered, encoded=sum((team, item) in found for item in hashes.values()))
 
     async def policies(self, team: str) -> list[PolicyView]:
         """Return the team's policies, each with its newest version."""
-        async with self._repository.begin() as transaction:
-            policies = (await transaction.own_policies(team))[:LISTED_POLICIES]
-            return [await self._view(transaction, policy, most=1) for policy in policies]
+        async with self._repository.snapshot() as transaction:
+            policies = await transaction.own_policies(team, most=LISTED_POLICIES)
+            newest = await transaction.newest(team, LISTED_POLICIES)
+        return [_view(policy, [newest[policy.policy]] if policy.policy in newest else []) for policy in policies]
 
     async def policy(self, team: str, policy: str) -> PolicyView:
         """Return one of the team's policies with its versions.
@@ -207,21 +236,23 @@ class PriorService:
         Raises:
             NotFound: the team has no policy of that name.
         """
-        async with self._repository.begin() as transaction:
+        async with self._repository.snapshot() as transaction:
             (found,) = await transaction.own_policies(team, policy)
-            return await self._view(transaction, found, most=LISTED_VERSIONS)
+            levels = await transaction.levels(team, policy, most=LISTED_VERSIONS)
+            since = levels[0].version if levels else 0
+            scores = defaultdict(list)
+            for score in await transaction.scores(team, policy, since=since):
+                scores[score.version].append(score)
+        return _view(found, [(level, scores[level.version]) for level in levels])
 
-    async def _view(self, transaction: Transaction, policy: Policy, *, most: int) -> PolicyView:
-        levels = await transaction.levels(policy.team, policy.policy, most=most)
-        scores = defaultdict(list)
-        for score in await transaction.scores(policy.team, policy.policy):
-            scores[score.version].append(score)
-        return PolicyView(
-            policy=policy.policy,
-            scope=policy.scope,
-            rows=policy.rows,
-            versions=[quality(level, scores[level.version]) for level in levels],
-        )
+
+def _view(policy: Policy, versions: Sequence[tuple[Level, Sequence[Scores]]]) -> PolicyView:
+    return PolicyView(
+        policy=policy.policy,
+        scope=policy.scope,
+        rows=policy.rows,
+        versions=[quality(level, scores) for level, scores in versions],
+    )
 
 
 def texts_of(prompts: Iterable[Prompt]) -> dict[str, Text]:

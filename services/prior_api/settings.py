@@ -20,6 +20,7 @@ from services.prior_api.encoders.transformer import Pooling
 from services.prior_api.heads import tabicl, tabpfn
 from services.prior_api.heads.catalogue import HeadChoice, HeadName
 from services.prior_api.heads.tabular import CONTEXT_ROWS
+from services.prior_api.sharing import EPSILON
 
 Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 
@@ -73,19 +74,22 @@ class Settings(ServiceSettings):
     """Weights whose non-commercial licence your use keeps to, by name: `["tabpfn-2.5"]`."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of the encoder and of the linear algebra: the service usually shares its machine."""
-    encoder_max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    encoder_max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Texts handed to the encoder at once; by default 32 on a CPU, 1,024 on a GPU."""
     encoder_max_wait_s: Annotated[float, Field(ge=0, le=1)] = 0.005
     """How long the first text of a batch waits for others."""
     encoder_max_queue: Annotated[int, Field(ge=1)] = 65_536
     """Texts that may wait; beyond it, registration is refused with 503."""
     encode_wait_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     """How long a values call waits for features of new texts; later ones are ready for the next call."""
+    shared_epsilon: Annotated[float, Field(gt=0, le=16)] = EPSILON
+    """Noise with which outcomes of shared policies cross to other teams (docs/prior.md): smaller is more."""
     max_rows: Annotated[int, Field(ge=16, le=8192)] = 2048
     """Rows in the Gaussian process: a refit costs their cube (0.2 s on one core at 2,048)."""
     refit_interval_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    """Shortest time between two refits of a team; answers between them say which evidence version they used."""
-    refit_wait_s: Annotated[float, Field(ge=0, le=60)] = 0.5
-    """How long a values call waits for a refit where an older fit is there: a busy machine does not hold up a step."""
+    """Shortest time between two refits of a team; between them new rows are appended to the last one."""
+    refit_wait_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """How long a values call waits for a refit where an older fit is there: by default not at all."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     """Largest request: 4,096 prompts of 8,000 characters."""
 

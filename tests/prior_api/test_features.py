@@ -10,14 +10,18 @@ import pytest
 
 from rollout_budget.errors import Unavailable
 from services.prior_api.batching import Batcher
+from services.prior_api.heads.base import Float32Array
 from services.prior_api.metrics import Metrics
-from services.prior_api.records import Text
 from tests.prior_api.conftest import Serve
 from tests.prior_api.fakes import FakeEncoder, embed
 
 
-def texts(*names: str) -> list[Text]:
-    return [Text(f"hash of {name}", name) for name in names]
+def texts(*names: str) -> dict[tuple[str, str], str]:
+    return {("t", f"hash of {name}"): name for name in names}
+
+
+def submit(batcher: Batcher, *names: str) -> list[asyncio.Future[Float32Array]]:
+    return list(batcher.submit(texts(*names)).values())
 
 
 def question(*keys: str, model: str = "gp") -> dict[str, object]:
@@ -34,7 +38,7 @@ def batcher(encoder: FakeEncoder) -> Batcher:
 async def test_texts_of_concurrent_requests_share_batches(batcher: Batcher, encoder: FakeEncoder) -> None:
     """Six texts from three callers make two batches, the same text is encoded once, and each gets its own vector."""
     batcher.start()
-    futures = [*batcher.submit(texts("a", "b")), *batcher.submit(texts("b", "c", "d")), *batcher.submit(texts("e"))]
+    futures = [*submit(batcher, "a", "b"), *submit(batcher, "b", "c", "d"), *submit(batcher, "e")]
     vectors = await asyncio.gather(*futures)
     await batcher.stop()
     assert encoder.batches == [["a", "b", "c", "d"], ["e"]]
@@ -44,10 +48,10 @@ async def test_texts_of_concurrent_requests_share_batches(batcher: Batcher, enco
 
 async def test_the_queue_is_bounded(batcher: Batcher) -> None:
     """What does not fit is refused whole, and nothing of it is queued."""
-    batcher.submit(texts(*"abcdefgh"))
+    submit(batcher, *"abcdefgh")
     with pytest.raises(Unavailable, match="8 texts wait"):
-        batcher.submit(texts(*"xyz"))
-    assert len(batcher.submit(texts("x", "y"))) == 2
+        submit(batcher, *"xyz")
+    assert len(submit(batcher, "x", "y")) == 2
     batcher.start()
     await batcher.stop()
 
@@ -56,11 +60,11 @@ async def test_a_failing_batch_fails_alone(batcher: Batcher, encoder: FakeEncode
     """Whoever asked gets the encoder's error; the next batch works."""
     encoder.failure = RuntimeError("broken")
     batcher.start()
-    (future,) = batcher.submit(texts("a"))
+    (future,) = submit(batcher, "a")
     with pytest.raises(RuntimeError, match="broken"):
         await future
     encoder.failure = None
-    (future,) = batcher.submit(texts("a"))
+    (future,) = submit(batcher, "a")
     assert np.array_equal(await future, embed("a"))
     await batcher.stop()
 

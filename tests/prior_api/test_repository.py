@@ -13,8 +13,9 @@ from rollout_budget.errors import Conflict, NotFound, Unavailable
 from rollout_budget.wire import EvidenceRow
 from services.kit import database
 from services.prior_api.quality import levels_of
-from services.prior_api.records import Cell, Policy, Text
+from services.prior_api.records import Cell, Known, Policy, Text
 from services.prior_api.repository import Repository, Transaction
+from services.prior_api.sharing import BLOCK
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -41,10 +42,8 @@ def row(identifier: str, key: str = "p", version: int = 1, successes: float = 1,
 async def add(
     transaction: Transaction, team: str, *rows: EvidenceRow, policy: str = "m", scope: str = "private"
 ) -> int:
-    await transaction.lock_policy(team, policy, scope, 1.0)
-    new = await transaction.add_evidence(team, policy, rows)
-    await transaction.add_levels(team, policy, levels_of(new))
-    return len(new)
+    owner = await transaction.lock_policy(team, policy, scope, 1.0)
+    return len(await transaction.add_evidence(owner, rows))
 
 
 async def test_tables_can_be_made_twice_at_once(repository: Repository) -> None:
@@ -58,10 +57,11 @@ async def test_evidence_is_added_up_by_version_and_key(repository: Repository, t
         await transaction.register(team, {"p": Text("h", "text")})
         await add(transaction, team, row("1"), row("2", successes=0.5), row("3", "q", 7, 3, 3))
         owner = Policy(team, "m", "private", 3)
-        cells = await transaction.cells(owner)
+        cells = await transaction.cells(owner, most=9)
         assert cells == [Cell(team, "m", "q", None, 7, 3.0, 3, 1), Cell(team, "m", "p", "h", 1, 1.5, 4, 2)]
         assert await transaction.cells(owner, most=1) == cells[:1]
-        assert await transaction.cells(owner, keys=["p", "other"]) == cells[1:]
+        histories = await transaction.histories(team, "m", {"p": "h"}, ["p", "other"])
+        assert histories == {"p": Known(2, cells[1:])}
         assert await transaction.evidence_version(team) >= 3
 
 
@@ -116,7 +116,7 @@ async def test_g03_concurrent_repeats_count_once(repository: Repository, team: s
     stored = await asyncio.gather(*(write(start * 7) for start in range(16)))
     async with repository.begin() as transaction:
         (policy,) = await transaction.own_policies(team, "m")
-        cells = await transaction.cells(policy)
+        cells = await transaction.cells(policy, most=999)
         levels = await transaction.levels(team, "m", most=9)
     assert sum(stored) == policy.rows == sum(cell.rows for cell in cells) == sum(level.rows for level in levels)
 
@@ -127,14 +127,17 @@ async def test_g14_only_shared_policies_are_visible_to_others(repository: Reposi
         mine, other = f"{team}-mine", f"{team}-other"
         before = await transaction.evidence_version("nobody")
         await add(transaction, other, row("1"), policy="secret")
-        await add(transaction, other, row("1"), row("2"), policy="open", scope="shared")
+        block = [row(str(place)) for place in range(BLOCK)]
+        await add(transaction, other, *block, row("more"), policy="open", scope="shared")
+        await add(transaction, other, *block[1:], policy="too few", scope="shared")
         await add(transaction, mine, row("1"), policy="own")
-        assert await transaction.evidence_version("nobody") == before + 2
-        assert await transaction.evidence_version(mine) == before + 3
+        assert await transaction.evidence_version("nobody") == before + BLOCK
+        assert await transaction.evidence_version(mine) == before + BLOCK + 1
+        assert await transaction.evidence_version(other) == before + 1 + BLOCK + 1 + BLOCK - 1
         visible = await transaction.visible_policies(mine, 100)
         assert visible[0] == Policy(mine, "own", "private", 1)
-        assert Policy(other, "open", "shared", 2) in visible
-        assert all(policy.policy != "secret" for policy in visible)
+        assert Policy(other, "open", "shared", BLOCK) in visible
+        assert all(policy.policy not in {"secret", "too few"} for policy in visible)
 
 
 async def test_scope_is_stated_once(repository: Repository, team: str) -> None:
@@ -154,13 +157,14 @@ async def test_prompts_keep_their_text_and_features(repository: Repository, team
             == 2
         )
         assert await transaction.register(team, {"p": Text(hash_, "nul \x00 中文")}) == 0
-        assert await transaction.texts([hash_]) == {hash_: "nul \x00 中文"}
+        assert await transaction.texts(team, [hash_]) == {hash_: "nul \x00 中文"}
         with pytest.raises(Conflict):
             await transaction.register(team, {"p": Text("other", "other")})
-        await transaction.keep_vectors("e1", {hash_: b"1"})
-        await transaction.keep_vectors("e1", {hash_: b"2"})
-        assert await transaction.vectors("e1", [hash_]) == {hash_: b"1"}
-        assert await transaction.vectors("e2", [hash_]) == {}
+        await transaction.keep_vectors("e1", {(team, hash_): b"1"})
+        await transaction.keep_vectors("e1", {(team, hash_): b"2"})
+        assert await transaction.vectors(team, "e1", [hash_]) == {hash_: b"1"}
+        assert await transaction.vectors(team, "e2", [hash_]) == {}
+        assert await transaction.vectors("other", "e1", [hash_]) == {}
 
 
 async def test_the_last_value_given_is_scored(repository: Repository, team: str) -> None:

@@ -12,9 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from services.prior_api.fits import share
+from services.prior_api.context import share
 from services.prior_api.heads import GaussianProcess
 from services.prior_api.heads.base import Context
+from services.prior_api.heads.gp import GaussianProcessFit
 from services.prior_api.records import Policy
 from tests.prior_api.conftest import Serve
 
@@ -66,33 +67,57 @@ async def test_values_do_not_depend_on_the_order_of_receipt(
         assert np.abs(np.subtract(first, other)).max() <= rounding
 
 
+def columns(answer: dict[str, Any]) -> list[tuple[float, float]]:
+    return [(line["value"], line["standard_error"]) for line in answer["values"]]
+
+
 async def test_answers_name_the_evidence_that_they_rest_on(serve: Serve) -> None:
-    """Within the interval between refits the old fit answers and says so; without an interval every version is fitted."""
+    """Within the interval between refits new rows are appended; what comes out is near what a fit on all rows says."""
     async with serve(refit_interval_s=3600.0) as client:
         await feed(client, rows(0))
         first = await ask(client)
         await feed(client, rows(1))
         second = await ask(client)
-        assert first["evidence_version"] == second["evidence_version"] == 40
-        assert [value["value"] for value in first["values"]] == [value["value"] for value in second["values"]]
-        assert [value["evidence_count"] for value in second["values"]] == [2] * 40
+        assert (first["evidence_version"], second["evidence_version"]) == (40, 80)
     async with serve() as client:
-        assert (await ask(client))["evidence_version"] == 80
+        whole = await ask(client)
+    assert whole["evidence_version"] == 80
+    moved, rest = (np.abs(np.subtract(columns(answer), columns(whole))).mean() for answer in (first, second))
+    assert rest < moved / 2
+
+
+async def test_a_head_that_cannot_append_answers_from_its_last_fit(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the answer says which evidence it rests on, and a refit is due after one interval."""
+    monkeypatch.delattr(GaussianProcessFit, "grown")
+    async with serve(refit_interval_s=3600.0) as client:
+        await feed(client, rows(0))
+        first = await ask(client)
+        await feed(client, rows(1))
+        second = await ask(client)
+    assert first["evidence_version"] == second["evidence_version"] == 40
+    assert columns(first) == columns(second)
 
 
 async def test_a_slow_refit_does_not_hold_an_answer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a refit takes its time the older fit answers and says so; when it is done, it answers."""
+    """While a refit takes its time the older fit answers, with the new rows appended; when it is done, it answers."""
     gate = threading.Event()
     fit = GaussianProcess.fit
-    async with serve(refit_wait_s=0.02) as client:
+    async with serve(refit_wait_s=0.0) as client:
         await feed(client, rows(0))
         await ask(client)
         monkeypatch.setattr(GaussianProcess, "fit", lambda self, context: fit(self, context) if gate.wait(30) else None)
         await feed(client, rows(1))
-        assert (await ask(client))["evidence_version"] == 40
+        appended = await ask(client)
+        assert appended["evidence_version"] == 80
         gate.set()
-        while (await ask(client))["evidence_version"] != 80:
+        while columns(await ask(client)) == columns(appended):
             pass
+    async with serve(refit_wait_s=30.0) as client:
+        expected = columns(await ask(client))
+    async with serve(refit_wait_s=0.0) as client:
+        assert columns(await ask(client)) == expected
 
 
 async def test_one_refit_per_evidence_version(client: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.wire import EvidenceRow
+from services.prior_api.context import share
 from services.prior_api.evaluate import scores
 from services.prior_api.evaluate.calibration import Bins
 from services.prior_api.evaluate.contestants import Contestant
@@ -23,7 +24,6 @@ from services.prior_api.evaluate.data import Key, Outcomes, Row, text_hash
 from services.prior_api.evaluate.progress import Progress
 from services.prior_api.evaluate.scores import Scores
 from services.prior_api.evaluate.splits import Protocol, Split, judged, split
-from services.prior_api.fits import share
 from services.prior_api.heads import Context, Predictions, Predictor, Question
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.quality import levels_of

@@ -22,6 +22,7 @@ from services.prior_api.heads.base import Context, Float32Array, Predictions, Qu
 from services.prior_api.heads.kernel import Pairs, Shape
 from services.prior_api.heads.link import Observations, observe, rates
 from services.prior_api.heads.table import Table
+from services.prior_api.heads.updates import append, larger
 
 SAMPLE_ROWS = 512
 """Rows on which hyperparameters are chosen: some 25 likelihoods in 0.3 s."""
@@ -99,6 +100,25 @@ class GaussianProcessFit:
         observed = self._beyond(question)
         gain = variances / (variances + observed.noise)
         return Predictions.of(*rates(means + gain * (observed.values - means), variances * (1 - gain)))
+
+    def grown(self, context: Context) -> GaussianProcessFit:
+        """Return the process with these rows appended, its shape and law as they were; the fit has rows.
+
+        Raises:
+            ArithmeticError: kernel plus noise cannot be factored.
+        """
+        count, variance = self.weights.size, np.float32(self.table.law.variance)
+        table = larger(self.table, context)
+        places = np.arange(table.values.size)
+        if places.size == count:
+            return self
+        old, new = table.points.take(places[:count]), table.points.take(places[count:])
+        across = Pairs.of(old, new).covariance(self.shape) * variance
+        corner = (Pairs.of(new, new).covariance(self.shape) * variance).astype(np.float64)
+        corner[np.diag_indices_from(corner)] += table.noise[count:]
+        residuals = table.values[count:] - table.law.mean
+        factor, weights = append(self.factor, self.weights, across, corner, residuals)
+        return replace(self, table=table, factor=factor, weights=weights)
 
     def _beyond(self, question: Question) -> Observations:
         """Return what each prompt's own evidence says that the bound on rows left out (noise inf: there is none).

@@ -1,0 +1,1 @@
+"""SQL of the prior service by subject. `repository.Transaction` puts the parts together."""
