@@ -52,7 +52,7 @@ async def test_values_beat_the_constant_on_held_back_rows(tmp_path: Path) -> Non
         result = await measure(client, outcomes, two, recurring)
     gp, history, constant = (result.scores[name] for name in ("gp", "history", "constant"))
     assert gp.squared_error < history.squared_error < constant.squared_error
-    assert gp.explained_variance > 0.08
-    assert gp.auc > 0.6
+    assert gp.explained_variance > 0.11
+    assert gp.auc > 0.63
     assert 0.85 < gp.z_deviation < 1.15
     assert gp.normal_95 > 0.9
