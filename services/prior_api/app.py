@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -58,6 +59,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
             heads.remark(choice)
             await repository.create_tables()
             batcher.start()
+            gc.freeze()  # what was loaded stays; looking through it for garbage would hold up requests
             yield
             await features.stop()
             await batcher.stop()

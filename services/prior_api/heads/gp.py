@@ -67,7 +67,7 @@ class GaussianProcess:
         if not table.values.size:
             return GaussianProcessFit(table, shape, np.empty((0, 0), np.float32), np.empty(0))
         factor, weights, _ = _solve(table, Pairs.of(table.points, table.points), shape)
-        return GaussianProcessFit(table, shape, factor.astype(np.float32), weights)
+        return GaussianProcessFit(table, shape, np.asfortranarray(factor, dtype=np.float32), weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class GaussianProcessFit:
     """A fitted process.
 
     Attributes:
-        factor: lower Cholesky factor of kernel plus noise, shape (n, n).
+        factor: lower Cholesky factor of kernel plus noise, shape (n, n), by columns as the solver wants it.
         weights: (kernel + noise)^-1 (observed latents - mean), shape (n,).
     """
 
@@ -95,7 +95,8 @@ class GaussianProcessFit:
         means = law.mean + self.weights @ across
         explained = np.zeros(across.shape[1])
         if self.weights.size:
-            explained = np.square(solve_triangular(self.factor, across, lower=True, check_finite=False)).sum(axis=0)
+            solved = solve_triangular(self.factor, across, lower=True, check_finite=False)
+            explained = np.einsum("ij,ij->j", solved, solved)
         variances = np.maximum(law.variance * self.shape.variance - explained.astype(np.float64), 0.0)
         observed = self._beyond(question)
         gain = variances / (variances + observed.noise)

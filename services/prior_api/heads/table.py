@@ -90,8 +90,9 @@ class Table:
 
     def left_out(self, cell: Cell) -> bool:
         """Whether a cell is older than what the bound on rows left room for."""
-        within = (cell.team, cell.policy, cell.key, cell.version) in self.places
-        return not within and cell.version <= self.oldest.get((cell.team, cell.policy), cell.version)
+        if cell.version > self.oldest.get((cell.team, cell.policy), cell.version):
+            return False
+        return (cell.team, cell.policy, cell.key, cell.version) not in self.places
 
     @classmethod
     def of(cls, context: Context, width: int, surface: int = 0) -> Table:

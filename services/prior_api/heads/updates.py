@@ -89,7 +89,7 @@ def append(
         raise ArithmeticError("kernel plus noise is not positive definite") from error
     added = cho_solve((edge, True), residuals - weights @ across, check_finite=False)
     moved = solve_triangular(factor, below @ added.astype(np.float32), lower=True, trans="T", check_finite=False)
-    whole = np.zeros((count + more, count + more), dtype=np.float32)
+    whole = np.zeros((count + more, count + more), dtype=np.float32, order="F")
     whole[:count, :count], whole[count:, :count], whole[count:, count:] = factor, below.T, edge
     return whole, np.concatenate([weights - moved, added])
 
