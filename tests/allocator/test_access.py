@@ -22,6 +22,7 @@ TEAM_ROUTES: list[tuple[str, str, Any]] = [
     ("PATCH", "runs/r", {"price": 0.1}),
     ("POST", "runs/r/finish", None),
     ("POST", "runs/r/heartbeat", None),
+    ("POST", "runs/r/plan", {"plan_id": "1", "groups": 1, "candidates": [{"prompt_key": "k"}]}),
     ("POST", "runs/r/groups/open", {"groups": [{"group_id": "g", "prompt_key": "k"}]}),
     ("POST", "runs/r/groups/observe", {"groups": [{"group_id": "g", "outcomes": [1]}]}),
     ("POST", "runs/r/groups/close", {"groups": [{"group_id": "g", "used": 1}]}),

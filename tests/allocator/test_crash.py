@@ -91,7 +91,7 @@ async def under_load(folder: Path, stop: signal.Signals) -> tuple[list[Trainer],
     """Let four trainers work, send the signal in the middle, and return them with the exit status."""
     trainers = [Trainer(name) for name in "abcd"]
     async with process(folder) as (service, url), client(url, folder) as allocator:
-        await allocator.create_run(RunSpec(run_id="r", policy="p"))
+        await allocator.create_run(RunSpec(run_id="r", policy="p", k_init=4))
         work = [asyncio.create_task(trainer.work(allocator)) for trainer in trainers]
         for trainer in trainers:
             await trainer.enough.wait()

@@ -50,7 +50,7 @@ async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Run
     """The auditor's findings and the teams' budgets are read by the background rounds."""
     headers = await allocator.new_key("x")
     await allocator.http.put("/v1/admin/budgets/x", json={"rollouts": 7}, headers=allocator.admin)
-    await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p"}, headers=headers)
+    await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p", "k_init": 4}, headers=headers)
     groups = {"groups": [{"group_id": "g", "prompt_key": "k"}]}
     await allocator.http.post("/v1/runs/r/groups/open", json=groups, headers=headers)
     await allocator.service._read_budgets()

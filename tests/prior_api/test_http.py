@@ -83,18 +83,15 @@ async def test_g14_private_evidence_is_invisible_to_other_teams(client: httpx.As
     """Another team's policy answers 404, is not listed, and moves no value and no evidence version."""
     rows = [ROW | {"id": f"r{i}", "successes": 4} for i in range(50)]
     body = {"rows": rows, "prompts": values_body("p1")["prompts"]}
-    await client.post("/v1/policies/secret/evidence", json=body)
     as_b = bearer(TEAM_B)
+    before = (await client.post("/v1/values", json=values_body("p1"), headers=as_b)).json()
+    await client.post("/v1/policies/secret/evidence", json=body)
     problem(await client.get("/v1/policies/secret", headers=as_b), 404, "not-found")
     assert (await client.get("/v1/policies", headers=as_b)).json()["policies"] == []
     answer = (await client.post("/v1/values", json=values_body("p1"), headers=as_b)).json()
+    assert answer == before
     assert answer["evidence_version"] == 0
-    assert answer["values"][0] == {
-        "key": "p1",
-        "value": 0.5,
-        "standard_error": pytest.approx(0.412, abs=0.001),
-        "evidence_count": 0,
-    }
+    assert (answer["values"][0]["value"], answer["values"][0]["evidence_count"]) == (0.5, 0)
 
 
 async def test_shared_evidence_helps_others_and_stays_unreadable(client: httpx.AsyncClient) -> None:

@@ -43,7 +43,7 @@ _UNKNOWN = documented(404)
 _ENDED = documented(404, 409)
 
 
-@router.post("/runs", status_code=201, response_model=Run)
+@router.post("/runs", status_code=201, response_model=Run, responses=_UNKNOWN)
 async def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples=examples.RUN)], key: Writer, parts: Parts, response: Response
 ) -> Run:
