@@ -12,15 +12,17 @@ import numpy as np
 from benchmarks.estimators.data import TRIALS, Split
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.wire import EvidenceRow
-from services.prior_api.encoders import MiniLM
+from services.prior_api.encoders import Choice, Placement, create
 from services.prior_api.heads import CONTROLS, Context, GaussianProcess, Predictor, Question
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.quality import levels_of
 from services.prior_api.records import Cell
 
 TEAM = "benchmark"
-TEXTS_PER_CALL = 32
-"""Texts encoded together; sorted by length, so that little is padding."""
+TEXTS_PER_CALL = 256
+"""Texts given to the encoder at once, shortest first."""
+ENCODER = create(Choice(), Placement())
+"""The service's default, in float32."""
 
 
 def predict(
@@ -31,7 +33,9 @@ def predict(
     cells = [_cell(split, row) for row in split.support]
     known = dict(features()) if name == "gp" else {}
     predictor: Predictor = (
-        GaussianProcess(width=MiniLM.width).fit(Context(cells, known)) if name == "gp" else CONTROLS[name]
+        GaussianProcess(ENCODER.width - ENCODER.surface, ENCODER.surface).fit(Context(cells, known))
+        if name == "gp"
+        else CONTROLS[name]
     )
     values, errors = np.empty(split.targets.size), np.empty(split.targets.size)
     for index, (model, step) in enumerate(rows.keys):
@@ -63,19 +67,18 @@ def _evidence(cells: list[Cell]) -> list[EvidenceRow]:
 
 
 def encode(folder: Path, cache: Path) -> dict[str, Float32Array]:
-    """Return the sentence features of every prompt, from `cache` if it holds them; minutes on one core otherwise."""
+    """Return the features of every prompt, from `cache` if it holds them; a minute or two of one core otherwise."""
     texts: dict[str, str] = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     names = sorted(texts, key=lambda name: len(texts[name]))
     if cache.is_file():
         stored = np.load(cache)
-        if stored["names"].tolist() == names:
+        if stored["names"].tolist() == names and stored["vectors"].shape[1] == ENCODER.width:
             return dict(zip(names, stored["vectors"], strict=True))
     print(f"encoding {len(names)} prompts, once; kept in {cache}", flush=True)
-    encoder = MiniLM(threads=1)
-    encoder.load()
+    ENCODER.load()
     calls = range(0, len(names), TEXTS_PER_CALL)
     vectors = np.concatenate(
-        [encoder.encode([texts[name] for name in names[start : start + TEXTS_PER_CALL]]) for start in calls]
+        [ENCODER.encode([texts[name] for name in names[start : start + TEXTS_PER_CALL]]) for start in calls]
     )
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cache, names=np.array(names), vectors=vectors)
