@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rollout_budget.wire import EvidenceRow
 from services.prior_api.records import Cell
 
-RECENT = 8
+RECENT = 4
 """Versions per prompt: a prompt is met once an epoch, and by then the policy has moved; bounds what a request reads."""
 GRID = 2.0**30
 _CELL = struct.Struct("<iiqd")

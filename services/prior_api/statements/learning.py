@@ -82,7 +82,7 @@ class Learning(Statements):
         """Return rows of a team's own policy that came after its `since` first ones, as one cell each."""
         table, names = schema.evidence, schema.prompts
         columns = (table.c.key, names.c.text_hash, table.c.version, table.c.successes, table.c.trials)
-        query = _raw(owner, *columns).where(table.c.serial > since).order_by(table.c.serial)
+        query = _after(_raw(owner, *columns), owner, since)
         rows = await self._connection.execute(query)
         return [
             Cell(owner.team, owner.policy, key, text_hash, version, successes, trials, 1)
@@ -93,13 +93,13 @@ class Learning(Statements):
         """Return what crosses of another team's shared policy, as `visible_policies` returned it, newest versions first."""
         table = schema.evidence
         newest = (table.c.version.desc(), table.c.id.desc())
-        rows = await self._connection.execute(_public(owner).order_by(*newest).limit(most))
+        seen = table.c.serial + 0 <= owner.rows  # the sum keeps SQLite from walking the index of serials
+        rows = await self._connection.execute(_public(owner).where(seen).order_by(*newest).limit(most))
         return [foreign(owner, Public(*row)) for row in rows]
 
     async def rows_of_others_since(self, owner: Policy, since: int) -> list[Cell]:
         """Return what crosses of another team's shared policy and came after its `since` first rows."""
-        table = schema.evidence
-        query = _public(owner).where(table.c.serial > since).order_by(table.c.serial)
+        query = _after(_public(owner), owner, since)
         return [foreign(owner, Public(*row)) for row in await self._connection.execute(query)]
 
     async def histories(self, team: str, policy: str, hashes: dict[str, str], keys: Sequence[str]) -> dict[str, Known]:
@@ -166,13 +166,18 @@ class Learning(Statements):
 
 
 def _raw(owner: Policy, *columns: Column[Any]) -> Select[Any]:
-    """Select from those raw rows of a policy that `owner` counts, each with its prompt's name beside it."""
+    """Select from the raw rows of a policy, each with its prompt's name beside it."""
     table, names = schema.evidence, schema.prompts
     return (
         select(*columns)
         .select_from(table.outerjoin(names, and_(names.c.team == table.c.team, names.c.key == table.c.key)))
-        .where(table.c.team == owner.team, table.c.policy == owner.policy, table.c.serial <= owner.rows)
+        .where(table.c.team == owner.team, table.c.policy == owner.policy)
     )
+
+
+def _after(query: Select[Any], owner: Policy, since: int) -> Select[Any]:
+    serial = schema.evidence.c.serial
+    return query.where(serial > since, serial <= owner.rows).order_by(serial)
 
 
 def _public(owner: Policy) -> Select[Any]:
