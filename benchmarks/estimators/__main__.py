@@ -32,6 +32,7 @@ from benchmarks.estimators import (
     reference,
     report,
     scores,
+    starts,
     targets,
 )
 from benchmarks.estimators.arena import Plan
@@ -121,9 +122,14 @@ def main() -> None:
         command.error(f"--docs {options.docs} is no file")
     start, cpu = time.perf_counter(), time.process_time()
     options.out.mkdir(parents=True, exist_ok=True)
-    results = arena.measure(plan(options), functools.partial(print, flush=True))
+    wanted = plan(options)
+    results = arena.measure(wanted, functools.partial(print, flush=True))
     if options.ablation:
-        sections = {"ablation": ablation.table(results, VARIANTS)}
+        sections = {
+            "ablation": ablation.table(results, VARIANTS),
+            "starts": starts.warm_starts(wanted),
+            "credit": starts.partial_credit(wanted.seeds),
+        }
     elif options.reference:
         sections = {"reference": reference.table(results)}
     else:

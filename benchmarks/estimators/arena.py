@@ -74,13 +74,18 @@ def measure(plan: Plan, say: Callable[[str], None] = lambda _line: None) -> Resu
     cases, start = list(plan.cases()), time.perf_counter()
     for place, case in enumerate(cases):
         for seed in range(plan.seeds):
-            family = _family(plan, case[0], seed)
+            family = family_of(plan, case[0], seed)
             _one(plan, results, case, seed, family)
         say(f"[{place + 1}/{len(cases)}] {case[0]}, {case[1]}: {time.perf_counter() - start:.0f} s")
     return results
 
 
-def _family(plan: Plan, name: str, seed: int) -> Family:
+def family_of(plan: Plan, name: str, seed: int) -> Family:
+    """Return the targets of one seed.
+
+    Raises:
+        ValueError: real ones are asked for and there is no folder of them.
+    """
     if name != families.REAL:
         return families.synthetic(name, seed)
     if plan.rows is None:
