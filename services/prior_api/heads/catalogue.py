@@ -102,4 +102,4 @@ def remark(choice: HeadChoice) -> None:
     """Log what an operator should know about the choice."""
     slow = [name for name in choice.names if name != "gp"]
     if slow and choice.device == "cpu":
-        _log.warning("on a CPU these heads take minutes for one request at their own size: use a GPU", heads=slow)
+        _log.warning("on a CPU these heads may take minutes for one request at their own size: use a GPU", heads=slow)
