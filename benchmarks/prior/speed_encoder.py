@@ -8,14 +8,14 @@ import statistics
 
 from benchmarks.prior.speed_clock import Times
 from benchmarks.prior.speed_service import TEAM, service
-from benchmarks.prior.speed_world import prompts
-from rollout_budget.wire import PromptsRequest
+from benchmarks.prior.speed_world import POLICY, prompts
+from rollout_budget.wire import ValuesRequest
 from services.prior_api.encoders import Choice, Encoder, create
 from services.prior_api.encoders.placement import Placement
 from services.prior_api.service import PriorService
 
 REQUEST = 128
-"""Prompts in one registration; several are under way at a time, as from several trainers."""
+"""Prompts in one request; several are under way at a time, as from several trainers."""
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -26,7 +26,7 @@ async def run(options: argparse.Namespace) -> None:
     bare.encode([prompt.text or "" for prompt in prompts(range(32), texts=True)])
     ratios = []
     async with service(create(Choice(name="minilm"), placement), device=placement.device) as prior:
-        await _register(prior, range(-64, 0))
+        await _ask(prior, range(-64, 0))
         for seed in range(options.seeds):
             places = range(seed * options.prompts, (seed + 1) * options.prompts)
             ratios.append(await _pair(bare, prior, places))
@@ -41,7 +41,7 @@ async def _pair(bare: Encoder, prior: PriorService, places: range) -> float:
     with alone.once():
         bare.encode(texts)
     with through.once():
-        await _register(prior, places)
+        await _ask(prior, places)
     rates = [len(places) / seconds for seconds in (*alone.wall_s, *through.wall_s, *alone.cpu_s, *through.cpu_s)]
     print(
         "  prompts/s: bare {:.1f}, service {:.1f} (wall); bare {:.1f}, service {:.1f} (cpu)".format(*rates), flush=True
@@ -49,14 +49,13 @@ async def _pair(bare: Encoder, prior: PriorService, places: range) -> float:
     return rates[3] / rates[2]
 
 
-async def _register(prior: PriorService, places: range) -> None:
-    """Register all prompts in several requests at once, and wait until every one has its features."""
+async def _ask(prior: PriorService, places: range) -> None:
+    """Ask for values of prompts that the service never saw, in several requests at once."""
 
     async def one(part: range) -> None:
-        request = PromptsRequest(prompts=prompts([abs(place) + 10**6 * (place < 0) for place in part], texts=True))
-        encoded = (await prior.register_prompts(TEAM, request.prompts)).encoded
-        while encoded < len(part):
-            await asyncio.sleep(0.05)
-            encoded = (await prior.register_prompts(TEAM, request.prompts)).encoded
+        cold = prompts([place % 10**6 for place in part], texts=True)
+        answer = await prior.values(TEAM, ValuesRequest(policy=POLICY, version=0, prompts=cold))
+        if answer.degraded:
+            raise RuntimeError(answer.detail)
 
     await asyncio.gather(*(one(places[start : start + REQUEST]) for start in range(0, len(places), REQUEST)))
