@@ -28,7 +28,7 @@ from services.prior_api.settings import Settings
 
 DESCRIPTION = "Evidence in, predicted success rates with standard errors out. Unit scale throughout."
 
-CPU_BATCH, GPU_BATCH = 128, 1024
+CPU_BATCH, GPU_BATCH = 256, 1024
 """Texts handed to the encoder at once: it splits them by tokens itself, so more at once are padded less."""
 
 

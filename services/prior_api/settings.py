@@ -75,7 +75,7 @@ class Settings(ServiceSettings):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of the encoder and of the linear algebra: the service usually shares its machine."""
     encoder_max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Texts handed to the encoder at once; by default 128 on a CPU, 1,024 on a GPU."""
+    """Texts handed to the encoder at once; by default 256 on a CPU, 1,024 on a GPU."""
     encoder_max_wait_s: Annotated[float, Field(ge=0, le=1)] = 0.005
     """How long the first text of a batch waits for others."""
     encoder_max_queue: Annotated[int, Field(ge=1)] = 65_536
