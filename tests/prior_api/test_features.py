@@ -12,7 +12,7 @@ from rollout_budget.errors import Unavailable
 from services.prior_api.batching import Batcher
 from services.prior_api.heads.base import Float32Array
 from services.prior_api.metrics import Metrics
-from tests.prior_api.conftest import Serve
+from tests.prior_api.conftest import TEAM_B, Serve
 from tests.prior_api.fakes import FakeEncoder, embed
 
 
@@ -121,3 +121,40 @@ async def test_controls_do_not_wait_for_the_encoder(serve: Serve, encoder: FakeE
             answer = (await client.post("/v1/values", json=question("p", model=model))).json()
             assert (answer["model"], answer["degraded"]) == (model, False)
         encoder.gate.set()
+
+
+async def test_batches_are_of_like_length_and_the_oldest_goes_first(batcher: Batcher, encoder: FakeEncoder) -> None:
+    """Of all that wait a batch takes the text that came first and its neighbours in length; every text gets its turn."""
+    lengths = [9, 1, 8, 2, 7, 3, 10, 4]
+    futures = submit(batcher, *("x" * length for length in lengths))
+    batcher.start()
+    await asyncio.gather(*futures)
+    await batcher.stop()
+    assert [sorted(map(len, batch)) for batch in encoder.batches] == [[7, 8, 9, 10], [1, 2, 3, 4]]
+
+
+async def test_a_full_queue_does_not_wait(encoder: FakeEncoder) -> None:
+    """With texts for a batch there, and while the encoder works, none waits for more: an hour's patience is not used."""
+    batcher = Batcher(encoder, Metrics(), max_batch=4, max_wait_s=3600.0, max_queue=100)
+    batcher.start()
+    await asyncio.gather(*submit(batcher, *(f"text {place:02}" for place in range(20))))
+    await batcher.stop()
+    assert [len(batch) for batch in encoder.batches] == [4] * 5
+
+
+async def test_vectors_are_stored_before_the_service_ends(serve: Serve, encoder: FakeEncoder) -> None:
+    """Answers do not wait for the database to have the vectors, a stop does: nothing is encoded twice."""
+    many = {"policy": "m", "version": 0, "prompts": [{"key": f"k{i}", "text": f"text {i}"} for i in range(300)]}
+    async with serve() as client:
+        assert not (await client.post("/v1/values", json=many)).json()["degraded"]
+    async with serve() as client:
+        assert not (await client.post("/v1/values", json=many)).json()["degraded"]
+    assert len(encoder.texts) == 300
+
+
+async def test_teams_do_not_share_features(serve: Serve, encoder: FakeEncoder) -> None:
+    """The same text of two teams is encoded for each: that one has it says nothing to the other."""
+    async with serve() as client:
+        await client.post("/v1/values", json=question("p"))
+        await client.post("/v1/values", json=question("p"), headers={"Authorization": f"Bearer {TEAM_B}"})
+    assert encoder.texts == ["text of p"] * 2
