@@ -12,12 +12,13 @@ import httpx
 import numpy as np
 import pytest
 
-from services.prior_api.context import share
+from services.prior_api.context import parts, share
 from services.prior_api.heads import GaussianProcess
 from services.prior_api.heads.base import Context
 from services.prior_api.heads.gp import GaussianProcessFit
 from services.prior_api.records import Policy
-from tests.prior_api.conftest import Serve
+from services.prior_api.sharing import BLOCK
+from tests.prior_api.conftest import TEAM_B, Serve
 
 PROMPTS = [{"key": f"p{i}", "text": f"word{i % 5} number{i}"} for i in range(40)]
 
@@ -209,3 +210,42 @@ async def test_quality_scores_values_given_before_their_evidence(client: httpx.A
     assert view["rows"] == 80
     listed = (await client.get("/v1/policies")).json()["policies"]
     assert [(policy["policy"], policy["versions"]) for policy in listed] == [("m", [scored])]
+
+
+def test_own_policies_come_before_shared_ones() -> None:
+    """Half of the room is theirs if they need it, all of it if others do not; what they leave goes to others."""
+    own, other = Policy("t", "own", "private", 5000), Policy("u", "open", "shared", 5000)
+    small, few = Policy("t", "small", "private", 100), Policy("u", "few", "shared", 64)
+    assert parts("t", [own, other], 1000) == [(own, 500), (other, 500)]
+    assert parts("t", [own, few], 1000) == [(own, 936), (few, 64)]
+    assert parts("t", [small, other], 1000) == [(small, 100), (other, 900)]
+    assert parts("t", [other], 1000) == [(other, 1000)]
+
+
+async def test_shared_rows_of_others_are_appended_too(serve: Serve) -> None:
+    """Within the interval between fits a block that another team shares reaches the next answer."""
+    as_b = {"Authorization": f"Bearer {TEAM_B}"}
+    async with serve(refit_interval_s=3600.0) as client:
+        await feed(client, rows(0))
+        first = await ask(client)
+        body = {"rows": rows(1)[:BLOCK], "prompts": PROMPTS, "scope": "shared"}
+        assert (await client.post("/v1/policies/open/evidence", json=body, headers=as_b)).status_code == 200
+        second = await ask(client)
+    assert (first["evidence_version"], second["evidence_version"]) == (40, 40 + BLOCK)
+    assert columns(first) != columns(second)
+
+
+async def test_fractional_outcomes_add_up_alike_in_any_order(serve: Serve, tmp_path: Path) -> None:
+    """Sums of tenths and thirds, which doubles cannot add exactly, still come out the same to the bit."""
+    evidence = [
+        row | {"id": f"{row['id']}-{part}", "successes": (row["successes"] + part) / 10.7}
+        for row in rows(1)
+        for part in range(3)
+    ]
+    answers = []
+    for name, order in (("there", evidence), ("back", evidence[::-1])):
+        async with serve(database_url=f"sqlite:///{tmp_path / name}.db") as client:
+            for start in range(0, len(order), 17):
+                await feed(client, order[start : start + 17])
+            answers.append(columns(await ask(client)))
+    assert answers[0] == answers[1]
