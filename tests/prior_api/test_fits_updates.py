@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from services.prior_api.heads import GaussianProcess, Question
 from services.prior_api.heads.base import Context
 from services.prior_api.heads.gp import GaussianProcessFit, _solve
 from services.prior_api.heads.kernel import Pairs
-from services.prior_api.heads.updates import append, larger
+from services.prior_api.heads.unit import OnUnitVectors
+from services.prior_api.heads.updates import Growing, append, larger
 from services.prior_api.records import Cell
 from tests.prior_api.fakes import WIDTH, embed
 
@@ -77,3 +80,14 @@ def test_a_second_row_of_a_cell_counts_twice() -> None:
     first, second = (found.values(question()) for found in (once, twice))
     assert second.values[1] > first.values[1]
     assert second.standard_errors[1] < first.standard_errors[1]
+
+
+def test_features_of_another_form_grow_too() -> None:
+    """A fit on vectors that are not of length 1 takes rows with such vectors, and equals the fit inside."""
+    long = {name: 3 * vector for name, vector in FEATURES.items()}
+    start, more = cells(0, 60, range(1)), cells(1, 20, range(1, 3))
+    wrapped = OnUnitVectors(GaussianProcess(WIDTH)).fit(Context(start, long))
+    assert isinstance(wrapped, Growing)
+    bare = GaussianProcess(WIDTH).fit(Context(start, FEATURES)).grown(Context(more, FEATURES))
+    asked = wrapped.grown(Context(more, long)).values(replace(question(), features=long))
+    assert np.abs(asked.values - bare.values(question()).values).max() < 1e-5

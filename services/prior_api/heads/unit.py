@@ -10,6 +10,7 @@ import numpy as np
 
 from rollout_budget.wire import PriorModel
 from services.prior_api.heads.base import Context, Float32Array, Head, Predictions, Predictor, Question
+from services.prior_api.heads.updates import Growing
 
 Change = Callable[[dict[str, Float32Array]], dict[str, Float32Array]]
 
@@ -24,7 +25,8 @@ class OnChanged:
     def fit(self, context: Context) -> OnChangedFit:
         """Fit the head inside; it may raise what that one does."""
         changed = replace(context, features=self._change(context.features))
-        return OnChangedFit(self._head.fit(changed), self._change)
+        fit = self._head.fit(changed)
+        return GrowingOnChangedFit(fit, self._change) if isinstance(fit, Growing) else OnChangedFit(fit, self._change)
 
 
 class OnUnitVectors(OnChanged):
@@ -61,6 +63,18 @@ class OnChangedFit:
     def values(self, question: Question) -> Predictions:
         """Return what the head inside answers."""
         return self.predictor.values(replace(question, features=self.change(question.features)))
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingOnChangedFit(OnChangedFit):
+    """The same, where rows can be appended to the predictor inside."""
+
+    predictor: Growing
+
+    def grown(self, context: Context) -> GrowingOnChangedFit:
+        """Append rows; it may raise what the one inside does."""
+        changed = replace(context, features=self.change(context.features))
+        return GrowingOnChangedFit(self.predictor.grown(changed), self.change)
 
 
 def scaled(features: dict[str, Float32Array], surface: int = 0) -> dict[str, Float32Array]:
