@@ -62,6 +62,8 @@ EDGE = 0.01
 """Recalibrated values stay this far from 0 and 1: nothing is impossible."""
 NEGLIGIBLE = 1e-4
 """Groups: counts that have decayed below are dropped."""
+AT_ONCE = 2**14
+"""Posteriors computed together: some 20 MB at most."""
 MIN_DISPERSION = 1 / 64
 CERTAIN = 1e-6
 """Smallest parameter of a Beta law to draw from: in effect 0, which no generator takes."""
@@ -81,10 +83,14 @@ class Posterior:
 
     mean: FloatArray
     variance: FloatArray
+    stated: FloatArray | None = None
+    """`size` where it is known: at a mean of 0 or 1 it does not follow from the moments."""
 
     @property
     def size(self) -> FloatArray:
         """Pseudo-rollouts of the Beta law with this mean and variance, shape (n,), >= 0."""
+        if self.stated is not None:
+            return self.stated
         spread = self.mean * (1.0 - self.mean)
         return np.maximum(spread / np.maximum(self.variance, 1e-12) - 1.0, 0.0)
 
@@ -125,7 +131,7 @@ class BetaLaw:
         """See `Law`."""
         size = self.strength + sizes / self.dispersion
         mean = np.clip((self.strength * prior + sums / self.dispersion) / size, 0.0, 1.0)
-        return Posterior(mean, mean * (1.0 - mean) / (size + 1.0))
+        return Posterior(mean, mean * (1.0 - mean) / (size + 1.0), size)
 
     def draw(
         self, prior: FloatArray, sums: FloatArray, sizes: FloatArray, *, rng: np.random.Generator, draws: int
@@ -160,7 +166,14 @@ class LearnedLaw:
     dispersion: float = 1.0
 
     def posterior(self, prior: FloatArray, sums: FloatArray, sizes: FloatArray) -> Posterior:
-        """See `Law`."""
+        """See `Law`. In blocks of `AT_ONCE`, so that memory stays bounded where hardly two sums are alike."""
+        starts = range(0, max(prior.size, 1), AT_ONCE)
+        blocks = [self._block(*(each[start : start + AT_ONCE] for each in (prior, sums, sizes))) for start in starts]
+        return Posterior(
+            np.concatenate([block.mean for block in blocks]), np.concatenate([block.variance for block in blocks])
+        )
+
+    def _block(self, prior: FloatArray, sums: FloatArray, sizes: FloatArray) -> Posterior:
         pairs, which = np.unique(sizes + 1j * sums, return_inverse=True)
         likelihood = _likelihood(pairs.real, pairs.imag, self.dispersion)
         weighed = (self.table[:, None] * _MOMENTS).reshape(-1, RATES)

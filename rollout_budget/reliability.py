@@ -126,8 +126,7 @@ class Reliability:
         """Return the state after these first waves; the order in which they stand does not matter."""
         batch = _sums(first)
         factor = 0.5 ** (batch.groups / HALF_LIFE_GROUPS)
-        summed = replace(self, learned=None)._decayed(factor).merge(batch)  # noqa: SLF001  a value of this class
-        law = self.learned
+        law, summed = self.learned, self._decayed_sums(factor).merge(batch)
         return replace(summed, learned=law and law.calibrated(*_drawn(first), factor))
 
     def learn(self, whole: Groups) -> Reliability:
@@ -156,18 +155,19 @@ class Reliability:
         """Return what a new run of the same policy may start from: the same figures, counting for fewer groups.
 
         A different run, so at most `MAX_HANDED_ON_GROUPS` groups: enough to skip the cold start, few enough to be
-        outvoted within a few steps where the new run differs.
+        outvoted within some steps where the new run differs. The law of rates remembers more groups than the sums do,
+        so it fades by more.
         """
-        return replace(self._decayed(min(1.0, MAX_HANDED_ON_GROUPS / max(self.weight, 1.0))), groups=0)
+        law, sums = self.learned, self._decayed_sums(_cut(self.weight))
+        return replace(sums, groups=0, learned=law and law.scaled(_cut(max(law.groups, math.fsum(law.seen)))))
 
-    def _decayed(self, factor: float) -> Reliability:
+    def _decayed_sums(self, factor: float) -> Reliability:
+        """Return all but the law, times `factor`."""
         values: dict[str, Any] = {}
         for name in _SUMS:
             value = getattr(self, name)
             values[name] = tuple(factor * x for x in value) if isinstance(value, tuple) else factor * value
-        return Reliability(
-            groups=self.groups, **values, learned=None if self.learned is None else self.learned.scaled(factor)
-        )
+        return Reliability(groups=self.groups, **values, learned=None)
 
     @property
     def law(self) -> Law:
@@ -287,6 +287,11 @@ class Reliability:
         """Sum of (p - mean)^2 over groups with k >= 2: what the running mean costs as a prior."""
         mean = self.mean / self.weight
         return self.pair_square - 2 * mean * self.pair_mean + mean**2 * self.pair_weight
+
+
+def _cut(groups: float) -> float:
+    """Return the factor that leaves no more than `MAX_HANDED_ON_GROUPS` of so many groups."""
+    return min(1.0, MAX_HANDED_ON_GROUPS / max(groups, 1.0))
 
 
 def _sums(groups: Groups) -> Reliability:

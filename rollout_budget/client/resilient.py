@@ -173,6 +173,7 @@ class ResilientAllocator:
     async def open(self, run_id: str, request: OpenRequest) -> OpenAnswer:
         """Open groups: the service's priors and grants, or the first wave of the run's rules."""
         state, memory = self._journal.run(run_id), self._memories[run_id]
+        named = {Key.of(group): group for group in request.groups}
         request = request.model_copy(update={"groups": [memory.told(group) for group in request.groups]})
         await self._catch_up()
         theirs = [
@@ -186,7 +187,7 @@ class ResilientAllocator:
             if len(theirs) == len(request.groups):
                 return answer
         fresh = [group for group in request.groups if not state.was_opened(group)]
-        ours = memory.open(fresh, request.lease_s)
+        ours = memory.open([named[Key.of(group)] for group in fresh], request.lease_s)
         memory.weights.update({group.group_id: group.importance_weight for group in ours})
         self._journal.opened(run_id, request.model_copy(update={"groups": fresh}), ours, known=False)
         opened = [state.entry(Key.of(group)).opened for group in request.groups]

@@ -14,7 +14,7 @@ from rollout_budget.engine.answers import run_answer
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
 from rollout_budget.engine.records import RunRecord
-from rollout_budget.errors import Conflict, NotFound
+from rollout_budget.errors import Conflict, InvalidInput, NotFound
 from rollout_budget.ledger.base import Account, Discrepancy
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import (
@@ -57,12 +57,10 @@ class Engine:
         Raises:
             Conflict: the id was declared with another body before.
             NotFound: this team has no run of the id that it shall start from; nothing was stored.
+            InvalidInput: that run has another prior model; nothing was stored.
         """
         async with self._store.transaction() as transaction:
-            known = Reliability()
-            if spec.warm_start is not None:
-                known = (await transaction.run(team, spec.warm_start)).reliability.handed_on()
-            new = RunRecord(team, spec, known, fingerprint=fingerprint(spec))
+            new = RunRecord(team, spec, await _handed_on(transaction, team, spec), fingerprint=fingerprint(spec))
             record = await transaction.add_run(new)
             if record.fingerprint != new.fingerprint:
                 raise Conflict(f"run {spec.run_id!r} was declared with another body before")
@@ -194,6 +192,18 @@ class Engine:
     async def deliver_evidence(self) -> int:
         """Carry waiting evidence to the prior source; return how many rows went. What fails stays for the next time."""
         return await closing.deliver(self._store, self._priors)
+
+
+async def _handed_on(transaction: Transaction, team: str, spec: RunSpec) -> Reliability:
+    """Return what a run starts from. What one prior model's values proved to mean says nothing of another's."""
+    if spec.warm_start is None:
+        return Reliability()
+    other = await transaction.run(team, spec.warm_start)
+    if other.spec.prior_model != spec.prior_model:
+        raise InvalidInput(
+            f"warm_start: run {spec.warm_start!r} has the prior model {other.spec.prior_model!r}, not {spec.prior_model!r}"
+        )
+    return other.reliability.handed_on()
 
 
 async def _run_answer(transaction: Transaction, record: RunRecord) -> Run:

@@ -13,6 +13,7 @@ function of its arguments: the same seed chooses the same prompts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +84,12 @@ def choose(
         groups: priors of the candidates, shape (N,), N >= 1.
         reliability: what the run knows of its prior.
         allowance: the budget.
-        exploration: share of the choice made uniformly, in (0, 1]; counted in 1024ths. 1 ignores the prior.
+        exploration: share of the choice made uniformly, in (0, 1]; rounded up to 1024ths. 1 ignores the prior.
         seed: fixes all draws.
         averaged: draws behind each score, >= 1.
     """
     ranking, sample = (np.random.default_rng(sequence) for sequence in np.random.SeedSequence(seed).spawn(2))
-    shares = min(max(round(exploration * SHARES), 1), SHARES)
+    shares = min(math.ceil(exploration * SHARES), SHARES)
     rankings = max(min(DRAWS_IN_ALL // len(groups), MOST_DRAWS) // averaged, 1)
     draws = posterior(groups, reliability, rankings * averaged, ranking)
     scores = (draws * (1.0 - draws)).reshape(rankings, averaged, len(groups)).mean(axis=1)

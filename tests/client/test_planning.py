@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rollout_budget.errors import NotFound
-from rollout_budget.wire import BaselinesRequest, OpenGroup, OpenRequest, PlanCandidate, PlanRequest
+from rollout_budget.wire import (
+    BaselinesRequest,
+    OpenGroup,
+    OpenRequest,
+    PlanCandidate,
+    PlanRequest,
+    SuppliedPrior,
+)
 from tests.client.service import House
 from tests.client.steps import SPEC, booked, closing, observing
 
@@ -71,3 +78,27 @@ async def test_what_is_the_programs_own_mistake_is_raised() -> None:
     await house.allocator.create_run(SPEC)
     with pytest.raises(NotFound, match="no plan 'other' is kept"):
         await house.allocator.open(SPEC.run_id, opening("p0", "other"))
+
+
+async def test_a_plan_made_here_keeps_its_budget_when_its_groups_open_here() -> None:
+    """First waves that were cut to the plan's rollouts are granted as cut."""
+    house = House()
+    await house.allocator.create_run(SPEC.model_copy(update={"k_init": "auto", "price": None}))
+    house.service.die()
+    priors = {key: SuppliedPrior(value=float(place % 2) / 2) for place, key in enumerate(KEYS)}
+    candidates = [PlanCandidate(prompt_key=key, prior=prior) for key, prior in priors.items()]
+    free = cut = 0
+    for place in range(8):
+        plan_id = f"plan {place}"
+        plan = await house.allocator.plan(SPEC.run_id, PlanRequest(plan_id=plan_id, candidates=candidates, rollouts=11))
+        keys = [prompt.prompt_key for prompt in plan.prompts]
+        groups = [
+            OpenGroup(group_id=f"{place} {key}", prompt_key=key, prior=priors[key], plan_id=plan_id) for key in keys
+        ]
+        opened = await house.allocator.open(SPEC.run_id, OpenRequest(groups=groups))
+        assert [group.grant for group in opened.groups] == [prompt.first_wave for prompt in plan.prompts]
+        alone = [group.model_copy(update={"group_id": f"{group.group_id} alone", "plan_id": None}) for group in groups]
+        unplanned = await house.allocator.open(SPEC.run_id, OpenRequest(groups=alone))
+        cut += sum(group.grant for group in opened.groups) < sum(group.grant for group in unplanned.groups)
+        free += sum(group.grant for group in opened.groups) > 11
+    assert (free, cut > 0) == (0, True)

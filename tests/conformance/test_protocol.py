@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollout_budget.client.base import Allocator
-from rollout_budget.errors import NotFound, RunFinished, Unavailable
+from rollout_budget.errors import InvalidInput, NotFound, RunFinished, Unavailable
 from rollout_budget.wire import (
     BaselinesRequest,
     CloseGroup,
@@ -289,3 +289,12 @@ async def test_a_run_starts_from_what_another_has_learned(allocator: Allocator) 
         await allocator.create_run(RunSpec(run_id="lost", policy="p", warm_start="nobody"))
     with pytest.raises(NotFound):
         await allocator.get_run("lost")
+
+
+async def test_a_run_starts_from_a_run_with_its_own_prior_model_only(allocator: Allocator) -> None:
+    """What one model's values proved to mean says nothing of another's; what is refused stores nothing."""
+    await start(allocator)
+    with pytest.raises(InvalidInput, match="prior model 'gp', not 'history'"):
+        await allocator.create_run(RunSpec(run_id="other", policy="p", warm_start="run", prior_model="history"))
+    with pytest.raises(NotFound):
+        await allocator.get_run("other")

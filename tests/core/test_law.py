@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout_budget import stopping
+from rollout_budget import baselines, stopping
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
 from rollout_budget.law import MAX_SIZE, NODES, BetaLaw, LearnedLaw, Posterior
@@ -79,6 +79,15 @@ def test_a_beta_law_is_conjugate(strength: float, prior: float, k: int, data: st
     mean = (strength * prior + successes) / (strength + k)
     assert found.mean[0] == pytest.approx(mean)
     assert found.variance[0] == pytest.approx(mean * (1 - mean) / (strength + k + 1))
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.4, 1.0])
+def test_a_given_strength_is_stated_at_any_prior(prior: float) -> None:
+    """At 0 and 1 the law is a point, from whose moments no strength follows; it is m all the same."""
+    groups = Groups.of([prior], [[prior, prior]])
+    found = baselines.get("empirical_bayes")(groups, Reliability.known(0.05, 0.1))
+    assert found.strength[0] == pytest.approx(2.0)
+    assert found.weight[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +199,20 @@ def test_neighbours_in_a_batch_change_no_bit() -> None:
     for i in range(0, 300, 30):
         alone = LEARNED.law.posterior(prior[i : i + 1], sums[i : i + 1], sizes[i : i + 1])
         assert (alone.mean[0], alone.variance[0]) == (many.mean[i], many.variance[i])
+
+
+def test_large_batches_are_cut_and_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of any length give the same."""
+    rng = np.random.default_rng(6)
+    prior, sizes = rng.random(500), rng.integers(0, 9, 500).astype(float)
+    sums = rng.random(500) * sizes
+    whole = LEARNED.law.posterior(prior, sums, sizes)
+    monkeypatch.setattr("rollout_budget.law.AT_ONCE", 7)
+    cut = LEARNED.law.posterior(prior, sums, sizes)
+    assert np.array_equal(whole.mean, cut.mean)
+    assert np.array_equal(whole.variance, cut.variance)
+    nobody = np.zeros(0)
+    assert LEARNED.law.posterior(nobody, nobody, nobody).mean.shape == (0,)
 
 
 @given(st.integers(1, 200), st.floats(0, 1))

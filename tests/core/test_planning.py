@@ -132,6 +132,17 @@ def test_prompts_between_always_and_never_come_first() -> None:
     assert choice.signal[4:].max() < 0.05
 
 
+@pytest.mark.parametrize("exploration", [1 / 64, 0.02, 0.1, 0.3, 0.9999, 1.0])
+def test_no_weight_exceeds_what_was_asked_for(exploration: float) -> None:
+    """1 / e, also where e is no multiple of 1/1024: shares are rounded up."""
+    for seed in range(40):
+        allowance = Allowance(groups=6)
+        choice = choose(
+            FIXED, candidates(*[0.5] * 6, *[0.0] * 26), TRUSTED, allowance, exploration=exploration, seed=seed
+        )
+        assert choice.weight.max() <= 1 / exploration + 1e-9
+
+
 def test_full_exploration_is_the_uniform_choice() -> None:
     """The prior then plays no part: every chance is n / N, every weight 1."""
     choice = choose(FIXED, candidates(0.0, 0.5, 0.9, 1.0), TRUSTED, Allowance(groups=3), exploration=1.0, seed=0)

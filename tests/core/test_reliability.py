@@ -15,6 +15,7 @@ from rollout_budget.reliability import (
     COLD_SQUARED_ERROR,
     COLD_WITHIN_VARIANCE,
     HALF_LIFE_GROUPS,
+    MAX_HANDED_ON_GROUPS,
     MAX_STRENGTH,
     MIN_GROUPS_TO_JUDGE,
     Reliability,
@@ -189,6 +190,27 @@ def test_evidence_counts_half_after_its_half_life() -> None:
     later = start.update(Groups.of(np.full(int(HALF_LIFE_GROUPS), 0.5), [[1.0]] * int(HALF_LIFE_GROUPS)))
     assert later.pair_weight == pytest.approx(0.5)
     assert later.groups == 1 + HALF_LIFE_GROUPS
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_new_run_starts_with_few_groups_and_the_same_figures(*, observed: bool) -> None:
+    """At most 128 of the sums, of the first waves and of the whole groups that the law remembers longer."""
+    state, rng = Reliability(), np.random.default_rng(0)
+    for _ in range(20):
+        rates = rng.beta(0.5, 0.5, 128)
+        groups = Groups.of(rates, (rng.random((128, 3)) < rates[:, None]).astype(float).tolist())
+        state = state.update(groups) if observed else state.learn(groups)
+    new = state.handed_on()
+    assert state.learned is not None
+    assert new.learned is not None
+    assert new.groups == 0
+    assert state.learned.groups > 1500
+    assert new.learned.groups == pytest.approx(MAX_HANDED_ON_GROUPS, rel=0.01)
+    assert max(new.weight, sum(new.learned.seen)) <= MAX_HANDED_ON_GROUPS * (1 + 1e-9)
+    np.testing.assert_allclose(new.law.posterior(*ASKED).mean, state.law.posterior(*ASKED).mean, atol=0.05)
+    if observed:
+        assert new.weight == pytest.approx(MAX_HANDED_ON_GROUPS)
+        assert new.explained_variance == pytest.approx(state.explained_variance)
 
 
 def test_singletons_alone_let_old_figures_fade() -> None:

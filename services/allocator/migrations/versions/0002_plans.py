@@ -1,4 +1,4 @@
-"""Plans: which prompts were chosen, and with which chance. A table more; older code goes on beside it."""
+"""Plans: which prompts were chosen, and with which chance. A table more; the others stay as they are."""
 
 from __future__ import annotations
 
