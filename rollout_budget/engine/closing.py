@@ -40,9 +40,9 @@ async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> 
         outcomes = _final_outcomes(run, closing, records)
         answers = {key: record.closed for key, record in records.items() if record.closed is not None}
         answers |= await _settle(transaction, run, closing, records, outcomes)
-        taught = _kept(closing, records, outcomes)
-        if taught:
-            await transaction.save_run(learn(run, [records[key] for key in taught], [outcomes[key] for key in taught]))
+        learned = _learned(run, closing, records, outcomes)
+        if learned is not run:
+            await transaction.save_run(learned)
     return CloseAnswer(groups=[answers[key] for key in bodies])
 
 
@@ -62,7 +62,7 @@ async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
         key: CloseGroup(group_id=key.group_id, attempt=key.attempt, used=len(seen)) for key, seen in outcomes.items()
     }
     await _settle(transaction, run, bodies, records, outcomes)
-    ended = replace(run, finished=True)
+    ended = replace(_learned(run, bodies, records, outcomes), finished=True)
     await transaction.save_run(ended)
     return ended
 
@@ -160,6 +160,17 @@ def _kept(
 ) -> list[GroupKey]:
     """Return the groups whose outcomes teach something: settled for the first time, with outcomes, not discarded."""
     return [key for key, body in bodies.items() if outcomes[key] and not body.discard and not _booked(records[key])]
+
+
+def _learned(
+    run: RunRecord,
+    bodies: Mapping[GroupKey, CloseGroup],
+    records: Mapping[GroupKey, GroupRecord],
+    outcomes: Mapping[GroupKey, Sequence[float]],
+) -> RunRecord:
+    """Return the run taught by the groups that teach something: itself, if there are none."""
+    taught = _kept(bodies, records, outcomes)
+    return learn(run, [records[key] for key in taught], [outcomes[key] for key in taught]) if taught else run
 
 
 def _added(record: GroupRecord, line: Settled) -> ClosedGroup:

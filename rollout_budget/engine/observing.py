@@ -1,7 +1,8 @@
 """Observing groups: learn about the prior, decide, hold the next wave.
 
-Decisions are made with the run's reliability as it stood before this call, so that no sample of a first wave sees
-itself in the pooled figures either; the outcomes of first waves then enter it, all groups of the call at once. Every
+Decisions are made with the run's reliability as it stood before this call, so that at a group's first report no sample
+sees itself in the pooled figures either; the outcomes of first waves then enter it, all groups of the call at once. At
+later reports of a group its first wave is among the pooled figures, as one group of all that the run has seen. Every
 outcome once reported stays: a later report may add some, a late duplicate of an earlier one changes nothing.
 """
 

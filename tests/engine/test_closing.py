@@ -126,6 +126,24 @@ async def test_a_finished_run_keeps_its_answers(desk: Desk) -> None:
     assert await desk.in_balance()
 
 
+async def test_groups_that_the_end_closes_shape_the_law_as_if_closed_before(desk: Desk) -> None:
+    """Once: neither ending again nor a late close of the same group counts them anew."""
+    other = Desk()
+    for each in (desk, other):
+        await each.start()
+        await each.open("a", "b")
+        await each.observe(a=[1.0, 0.0], b=[1.0, 1.0])
+    await other.close(a=2, b=2)
+    await desk.engine.finish_run(TEAM, RUN)
+    taught = (await desk.run()).reliability
+    assert taught.learned is not None
+    assert taught.learned.groups == pytest.approx(2.0)
+    assert taught == (await other.run()).reliability
+    await desk.engine.finish_run(TEAM, RUN)
+    await desk.close(a=2, b=3)
+    assert (await desk.run()).reliability == taught
+
+
 async def test_finishing_does_not_need_the_prior_source(desk: Desk) -> None:
     """What was observed waits in the outbox."""
     await desk.start()
