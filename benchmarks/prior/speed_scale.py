@@ -15,7 +15,8 @@ from services.prior_api.service import PriorService
 
 POOL = 20_480
 FIRST = 10_000
-WARM = 2
+SETTLE_S = 4.0
+"""Questions before the first that counts: until the fit from scratch that loading called for is made."""
 STEPS_TIMED = 10
 """Steps of 512 new rows, each followed by a question, that are timed at each size."""
 
@@ -70,9 +71,12 @@ async def _encode(prior: PriorService, pool: int) -> None:
 async def _measure(prior: PriorService, options: argparse.Namespace, step: int, rows: int) -> tuple[int, int]:
     pool = min(POOL, rows)
     still, after, adding, view, names = (Times() for _ in range(5))
-    for place in range(-WARM, options.repeats):
-        with (still if place >= 0 else Times()).once():
-            await prior.values(TEAM, question(step, pool, place + WARM))
+    settled = time.monotonic() + SETTLE_S
+    while time.monotonic() < settled:
+        await prior.values(TEAM, question(step, pool, 0))
+    for place in range(options.repeats):
+        with still.once():
+            await prior.values(TEAM, question(step, pool, place))
     for request in steps(step, STEPS_TIMED * STEP, POOL, 0):
         with adding.once():
             await prior.add_evidence(TEAM, POLICY, request)
