@@ -34,8 +34,7 @@ from rollout_budget.outcomes import FloatArray
 NODES = 17
 """Values of V at which the law is kept; between two of them it is interpolated."""
 RATES = 25
-"""Values of p on the grid, denser towards 0 and 1, where real success rates pile up; 33 change no figure by 0.5%. It
-is too coarse beyond some 300 flips in effect (size / dispersion): squared errors then stay at about 2e-4."""
+"""Values of p on the grid, denser towards 0 and 1, where real success rates pile up; 33 change no figure by 0.5%."""
 STRENGTHS = (0.5, 2.0, 8.0, 32.0)
 """Pseudo-rollouts of the Beta laws around the recalibrated V: from a prior that says nothing to one that says it all."""
 PLAIN_STRENGTH = 32.0
@@ -66,6 +65,9 @@ NEGLIGIBLE = 1e-4
 AT_ONCE = 2**14
 """Posteriors computed together: some 20 MB at most."""
 MIN_DISPERSION = 1 / 64
+MAX_FLIPS = 128.0
+"""Outcomes, in coin flips, beyond which the grid is too coarse for a posterior and the Beta law of the same moments
+before any outcome takes its place; what the prior says hardly matters then."""
 CERTAIN = 1e-6
 """Smallest parameter of a Beta law to draw from: in effect 0, which no generator takes."""
 
@@ -182,7 +184,15 @@ class LearnedLaw:
         low, part = _place(prior)
         at = (1.0 - part)[:, None] * moments[which, low] + part[:, None] * moments[which, low + 1]
         mean = at[:, 1] / at[:, 0]
-        return Posterior(mean, np.maximum(at[:, 2] / at[:, 0] - mean**2, 0.0))
+        variance = np.maximum(at[:, 2] / at[:, 0] - mean**2, 0.0)
+        many = sizes > MAX_FLIPS * self.dispersion
+        if many.any():
+            nothing = np.zeros(int(many.sum()))
+            before = self._block(prior[many], nothing, nothing)
+            size = before.size + sizes[many] / self.dispersion
+            mean[many] = (before.size * before.mean + sums[many] / self.dispersion) / size
+            variance[many] = mean[many] * (1.0 - mean[many]) / (size + 1.0)
+        return Posterior(mean, variance)
 
     def draw(
         self, prior: FloatArray, sums: FloatArray, sizes: FloatArray, *, rng: np.random.Generator, draws: int

@@ -174,6 +174,21 @@ def test_partial_credit_counts_for_more_than_coin_flips() -> None:
     assert np.mean((found.mean - rates) ** 2 / found.variance) == pytest.approx(1.0, abs=0.35)
 
 
+@pytest.mark.parametrize(("size", "tests"), [(16, 64), (128, 1), (200, 1), (1024, 1)])
+def test_many_outcomes_are_never_worse_than_their_mean(size: int, tests: int) -> None:
+    """Beyond what the grid can tell apart, too: the mean of the group is not beaten by much, but never lost to."""
+    rng, state = np.random.default_rng(6), Reliability()
+    for _ in range(12):
+        rates = rng.random(128)
+        outcomes = rng.binomial(tests, rates[:, None], (128, 4)) / tests
+        state = state.update(Groups.of(near_truth(rng, rates), outcomes.tolist()))
+    rates = rng.random(2000)
+    sums = rng.binomial(tests, rates[:, None], (2000, size)).sum(axis=1) / tests
+    found = state.law.posterior(near_truth(rng, rates), sums, np.full(2000, float(size)))
+    assert np.mean((found.mean - rates) ** 2) < np.mean((sums / size - rates) ** 2)
+    assert 0.3 < np.mean((found.mean - rates) ** 2 / found.variance) < 1.2
+
+
 def test_binary_outcomes_have_no_dispersion_to_find() -> None:
     """Exactly 1, whatever the rates."""
     assert LEARNED.dispersion == pytest.approx(1.0, abs=1e-12)
