@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rollout_budget.engine.answers import groups_of, to_unit
+from rollout_budget.engine.answers import to_unit
 from rollout_budget.engine.ids import evidence_id, reservation_ids
+from rollout_budget.engine.learning import learn
 from rollout_budget.engine.ports import Evidence, PolicyOwner, PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, ServiceError
@@ -44,12 +45,6 @@ async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> 
         if learned is not run:
             await transaction.save_run(learned)
     return CloseAnswer(groups=[answers[key] for key in bodies])
-
-
-def learn(run: RunRecord, records: Sequence[GroupRecord], outcomes: Sequence[Sequence[float]]) -> RunRecord:
-    """Let the run's law of rates take in whole groups, each once."""
-    groups = groups_of([record.judged for record in records], [None] * len(records), outcomes)
-    return replace(run, reliability=run.reliability.learn(groups))
 
 
 async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
@@ -170,7 +165,7 @@ def _learned(
 ) -> RunRecord:
     """Return the run taught by the groups that teach something: itself, if there are none."""
     taught = _kept(bodies, records, outcomes)
-    return learn(run, [records[key] for key in taught], [outcomes[key] for key in taught]) if taught else run
+    return learn(run, [records[key] for key in taught], [outcomes[key] for key in taught])
 
 
 def _added(record: GroupRecord, line: Settled) -> ClosedGroup:

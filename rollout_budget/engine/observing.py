@@ -1,9 +1,8 @@
-"""Observing groups: learn about the prior, decide, hold the next wave.
+"""Observing groups: decide, hold the next wave.
 
-Decisions are made with the run's reliability as it stood before this call, so that at a group's first report no sample
-sees itself in the pooled figures either; the outcomes of first waves then enter it, all groups of the call at once. At
-later reports of a group its first wave is among the pooled figures, as one group of all that the run has seen. Every
-outcome once reported stays: a later report may add some, a late duplicate of an earlier one changes nothing.
+Decisions are made with what the run has learned from groups that are closed (`learning`), so no sample sees itself in
+the pooled figures either. Every outcome once reported stays: a later report may add some, a late duplicate of an earlier
+one changes nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +33,6 @@ class Observation:
     sent: Sent
     outcomes: tuple[float, ...]
 
-    @property
-    def first(self) -> int:
-        """Rollouts of the first wave that was granted."""
-        return next((grant for grant in self.record.grants if grant), 0)
-
 
 async def observe(store: Store, team: str, run_id: str, request: ObserveRequest) -> ObserveAnswer:
     """Decide about groups from all their outcomes so far.
@@ -55,9 +49,6 @@ async def observe(store: Store, team: str, run_id: str, request: ObserveRequest)
         answers: dict[GroupKey, Decision] = {}
         if fresh:
             saved, decided = await _decide(transaction, run, fresh)
-            learned = learn(run, fresh)
-            if learned is not run:
-                await transaction.save_run(learned)
             await transaction.save_groups(team, run_id, saved)
             answers = {item.record.key: decision for item, decision in zip(fresh, decided, strict=True)}
         open_now = [item.record for item in seen if item.record.closed is None]
@@ -82,18 +73,6 @@ def is_news(item: Observation, counted: int) -> bool:
     if Counter(before) - Counter(now) or Counter(before[:counted]) - Counter(now[:counted]):
         raise Conflict(f"group {record.key.group_id!r}: outcomes that were reported before are missing or changed")
     return len(now) > len(before)
-
-
-def learn(run: RunRecord, items: Sequence[Observation]) -> RunRecord:
-    """Let the run's reliability take in the groups that it has not seen: their first outcomes, before any stop.
-
-    Whole groups shape the law of rates when they close (`closing`).
-    """
-    new = [item for item in items if item.outcomes and not item.record.learned and item.record.closed is None]
-    if not new:
-        return run
-    groups = groups_of([item.record.judged for item in new], [None] * len(new), [item.outcomes for item in new])
-    return replace(run, reliability=run.reliability.calibrate(groups))
 
 
 async def _observations(transaction: Transaction, run: RunRecord, request: ObserveRequest) -> list[Observation]:
@@ -129,7 +108,7 @@ async def _decide(
         reason if record.closed is None else "closed"
         for record, reason in zip(records, waves.reasons(groups, plan, more, run.spec.k_max), strict=True)
     ]
-    first = np.array([item.first for item in items], dtype=np.int64)
+    first = np.array([item.record.first_wave for item in items], dtype=np.int64)
     per_sample, counted = sample_baselines(rules, groups, run.reliability, first)
     decided = decisions(
         run.spec.outcome_range.core(),
@@ -147,7 +126,7 @@ async def _decide(
             outcomes=item.outcomes,
             decision=decision,
             grants=item.record.grants + granted,
-            learned=item.record.learned or bool(item.outcomes),
+            first_outcomes=item.record.first_outcomes or item.outcomes,
         )
         for item, decision, granted in zip(items, decided, grants, strict=True)
         if item.record.closed is None
@@ -192,4 +171,4 @@ def _again(run: RunRecord, item: Observation, decision: Decision) -> Decision:
 
 def _counted(run: RunRecord, item: Observation) -> int:
     """Return how many samples, the first ones sent, carry advantages."""
-    return item.first if run.spec.advantage_samples == "first_wave" else len(item.outcomes)
+    return item.record.first_wave if run.spec.advantage_samples == "first_wave" else len(item.outcomes)

@@ -41,7 +41,8 @@ class GroupRecord:
         grants: rollouts granted per wave, in order; the reservation of wave w is `reservation_id(..., w)`.
         outcomes: the largest set observed so far, unit scale, in the order last sent.
         opened, decision, closed: the answers given, so that a repeated request is answered the same (G3).
-        learned: whether the run's reliability has taken this group in.
+        first_outcomes: those of the first report that held any, unit scale.
+        learned: whether the run was calibrated by this group when it was observed, as releases before this one did.
         predicted: what the prior source said, where the run's mean serves as `prior` because the source had proved
             useless; the run goes on judging the source by it, so that one that recovers is used again.
         degraded: why the prior source could not answer; empty where it did.
@@ -64,6 +65,7 @@ class GroupRecord:
     outcomes: tuple[float, ...] = ()
     decision: Decision | None = None
     closed: ClosedGroup | None = None
+    first_outcomes: tuple[float, ...] = ()
     learned: bool = False
     predicted: float | None = None
     degraded: str = ""
@@ -80,6 +82,11 @@ class GroupRecord:
     def judged(self) -> float:
         """The prior that the run judges by this group: what was predicted, even where the running mean took its place."""
         return self.prior if self.predicted is None else self.predicted
+
+    @property
+    def first_wave(self) -> int:
+        """Rollouts of the first wave that was granted."""
+        return next((grant for grant in self.grants if grant), 0)
 
     @property
     def granted(self) -> int:

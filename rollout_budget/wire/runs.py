@@ -69,7 +69,8 @@ class DecisionSettings(Request):
         "by default 1/8^2 on a {-1, +1} scale, mapped to this range; for the rule `osla` the V0.5 paper's 1/16^2.",
     )
     k_init: GroupSize | Literal["auto"] = Field(
-        default="auto", description="Rollouts of the first wave; `auto` sizes it by what the prior has proved to be worth."
+        default="auto",
+        description="Rollouts of the first wave; `auto` sizes it by what the prior has proved to be worth.",
     )
     k_max: GroupSize = 16
     advantage_samples: Literal["all", "first_wave"] = Field(

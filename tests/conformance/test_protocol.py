@@ -110,6 +110,7 @@ async def test_a_prior_source_that_fails_degrades_and_says_so(allocator: Allocat
     await start(allocator)
     await open_groups(allocator, "g")
     await observe(allocator, g=[1.0, 1.0, 1.0, 0.0])
+    await close(allocator, g=4)
     world.priors.failure = Unavailable("nobody there")
     opened = await open_groups(allocator, "h")
     assert opened.degraded

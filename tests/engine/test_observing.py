@@ -7,19 +7,36 @@ import pytest
 from rollout_budget.errors import Conflict
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.wire import ObserveGroup, ObserveRequest, RunLimits, RunPatch
+from rollout_budget.wire import CloseGroup, ObserveGroup, ObserveRequest, RunLimits, RunPatch
 from tests.engine.world import RUN, TEAM, Desk
 
 
-async def test_a_group_teaches_once_by_its_first_outcomes(desk: Desk) -> None:
-    """Later waves depend on earlier outcomes and would bias what is learned."""
+async def test_a_group_teaches_once_when_it_closes(desk: Desk) -> None:
+    """Its first report calibrates, as later waves depend on it; all its outcomes shape the law of rates."""
     desk.priors.table = {"g": 0.25, "h": 0.75}
     await desk.start()
     await desk.open("g", "h")
     await desk.observe(g=[1.0, 0.0], h=[1.0, 1.0, 0.0])
     await desk.observe(g=[1.0, 0.0, 0.0, 0.0], h=[1.0, 1.0, 0.0])
     await desk.observe(g=[1.0, 0.0])
-    expected = Reliability().calibrate(Groups.of([0.25, 0.75], [[1.0, 0.0], [1.0, 1.0, 0.0]]))
+    assert (await desk.run()).reliability == Reliability()
+    await desk.close(g=4, h=3)
+    first = Groups.of([0.25, 0.75], [[1.0, 0.0], [1.0, 1.0, 0.0]])
+    whole = Groups.of([0.25, 0.75], [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    expected = Reliability().calibrate(first).learn(whole)
+    assert (await desk.run()).reliability == expected
+    await desk.close(g=4, h=3)
+    assert (await desk.run()).reliability == expected
+
+
+async def test_a_group_that_closes_unreported_teaches_all_the_same(desk: Desk) -> None:
+    """Within its first wave it calibrates too; one that drew more without asking shapes the law alone."""
+    desk.priors.table = {"g": 0.25, "h": 0.75}
+    await desk.start()
+    await desk.open("g", "h")
+    few, many = [1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0, 1.0]
+    await desk.close(CloseGroup(group_id="g", used=3, outcomes=few), CloseGroup(group_id="h", used=5, outcomes=many))
+    expected = Reliability().calibrate(Groups.of([0.25], [few])).learn(Groups.of([0.25, 0.75], [few, many]))
     assert (await desk.run()).reliability == expected
 
 
@@ -30,22 +47,24 @@ async def test_a_report_without_outcomes_teaches_nothing(desk: Desk) -> None:
     first = (await desk.observe(g=[]))[0]
     assert (first.action, first.more, first.reason) == ("more", 4, "first_wave")
     assert (await desk.run()).reliability == Reliability()
-    assert not (await desk.record("g")).learned
     await desk.observe(g=[1.0])
+    await desk.close(g=1)
     assert (await desk.run()).reliability.groups == 1
 
 
-async def test_no_first_wave_sees_itself_in_the_pooled_figures(desk: Desk) -> None:
-    """Whoever else is in the batch, and whatever they drew: decided with what was known before."""
-    decided = []
+async def test_no_group_sees_itself_in_the_pooled_figures(desk: Desk) -> None:
+    """Whoever else is open, and whatever they drew: decided with what was known before, at later reports too."""
+    decided, later = [], []
     for others in ({}, {"x": [0.0] * 4, "y": [1.0] * 4}):
         desk = Desk()
         await desk.start()
         await desk.open("g", *others)
         decided.append((await desk.observe(g=[1.0, 0.0, 0.0, 0.0], **others))[0])
+        later.append((await desk.observe(g=[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]))[0])
     assert decided[0] == decided[1]
-    before = await desk.run()
-    assert before.reliability.groups == 3
+    assert later[0] == later[1]
+    await desk.close(g=6, x=4, y=4)
+    assert (await desk.run()).reliability.groups == 3
 
 
 async def test_rollouts_that_were_not_drawn_are_used_first(desk: Desk) -> None:

@@ -99,6 +99,7 @@ async def test_a_useless_prior_gives_way_to_the_running_mean_and_comes_back(desk
         answer = await desk.open(*names)
         assert not answer.degraded
         await desk.observe(**{name: [truth[name]] * 4 for name in names})
+        await desk.close(**dict.fromkeys(names, 4))
 
     for number in range(2):
         await batch(number, right=False)
@@ -123,6 +124,7 @@ async def test_estimators_that_never_drop_a_prior_get_a_useless_one_too(desk: De
     desk.priors.table = {name: 1.0 - value for name, value in truth.items()} | {"probe": 0.9}
     await desk.open(*names)
     await desk.observe(**{name: [value] * 4 for name, value in truth.items()})
+    await desk.close(**dict.fromkeys(names, 4))
     assert not (await desk.run()).reliability.prior_usable
     probe = (await desk.open("probe")).groups[0]
     assert (probe.prior, probe.prior_source) == (0.9, "prior_service")

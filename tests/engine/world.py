@@ -63,7 +63,9 @@ class Desk:
         self.engine = Engine(self.store, self.priors)
 
     async def start(self, **settings: Any) -> Run:
-        return await self.engine.create_run(TEAM, RunSpec.model_validate({"run_id": RUN, "policy": "p", "k_init": 4, **settings}))
+        return await self.engine.create_run(
+            TEAM, RunSpec.model_validate({"run_id": RUN, "policy": "p", "k_init": 4, **settings})
+        )
 
     async def open(self, *groups: OpenGroup | str, lease_s: float = 1000.0) -> OpenAnswer:
         bodies = [OpenGroup(group_id=group, prompt_key=group) if isinstance(group, str) else group for group in groups]
