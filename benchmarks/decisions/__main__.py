@@ -17,11 +17,14 @@ import numpy as np
 
 from benchmarks.decisions import reference
 from rollout_budget import allocation, baselines, stopping
-from rollout_budget.decisions import Plan, Rules, next_wave
+from rollout_budget.decisions import PAPER_PRICE, PAPER_RANGE, Plan, Rules, next_wave
 from rollout_budget.groups import Groups, IntArray
 from rollout_budget.reliability import Reliability
 
-RULES = Rules(baselines.get("empirical_bayes"), stopping.get("posterior_variance"))
+RULES = Rules(
+    baselines.get("empirical_bayes"), stopping.get("posterior_variance"), price=PAPER_RANGE.squared_to_unit(PAPER_PRICE)
+)
+"""At the paper's price many groups ask for more, so that sharing a cap is real work."""
 KNOWN = Reliability.known(0.15**2, 0.15)
 LEARNED_FROM = 4096
 """Groups behind the learned law; the loop knows the Beta law of given D and S alone."""

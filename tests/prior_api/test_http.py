@@ -103,7 +103,7 @@ async def test_shared_evidence_helps_others_and_stays_unreadable(client: httpx.A
     question = {"policy": "other", "version": 0, "prompts": [{"key": "mine", "text": "text of p1"}]}
     answer = (await client.post("/v1/values", json=question, headers=as_b)).json()
     assert answer["evidence_version"] == 64
-    assert answer["values"][0]["value"] > 0.8
+    assert answer["values"][0]["value"] > 0.65  # .5 without; the noise of sharing moves it by some hundredths
     assert answer["values"][0]["evidence_count"] == 0
     problem(await client.get("/v1/policies/m", headers=as_b), 404, "not-found")
     textless = {"policy": "other", "version": 0, "prompts": [{"key": "p1"}]}

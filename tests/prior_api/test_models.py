@@ -79,7 +79,8 @@ async def test_models_are_announced_at_start_up_and_loudly_where_they_are_not_fr
     weights.write_bytes(b"")
     async with serve(heads=["gp", "tabpfn"], tabpfn_weights=str(weights), accept_licences=["tabpfn-2.5"]):
         pass
-    lines = [line for line in capsys.readouterr().out.splitlines() if "licence" in line]
+    captured = capsys.readouterr()
+    lines = [line for line in (captured.out + captured.err).splitlines() if "licence" in line]
     assert [next(name for name in ("fake", "gp", "tabpfn-2.5") if name in line) for line in lines] == [
         "fake",
         "gp",
