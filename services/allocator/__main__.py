@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from services.allocator.app import create_app
 from services.allocator.database import migrate
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         settings = Settings(**chosen)
-    except ValidationError as error:
+    except (ValidationError, SettingsError) as error:
         sys.stderr.write(f"services.allocator: {faults(error)}\n")
         return 2
     logs.configure()

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from pydantic import ValidationError, model_validator
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsError
 
 
 class ServiceSettings(BaseSettings):
@@ -46,8 +46,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def faults(error: ValidationError) -> str:
+def faults(error: ValidationError | SettingsError) -> str:
     """Return what is wrong with settings, in one line and without any value: values are secrets as often as not."""
+    if isinstance(error, SettingsError):
+        return f"{error}: lists and objects are written as JSON"
     return "; ".join(
         f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".lstrip(": ")
         for one in error.errors()

@@ -1,6 +1,6 @@
 """`python -m services.prior_api [serve] | openapi | evaluate`: run the service, print its contract, judge priors.
 
-Settings come from the environment; `--help` lists them. `evaluate` has options of its own and reads no settings.
+Settings come from the environment; `--help` lists them. `evaluate` has options of its own, which override them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from services.kit.configuration import faults, listed
 from services.prior_api.evaluate import command as evaluation
@@ -47,7 +48,7 @@ def _serve(_options: argparse.Namespace) -> int:
 
     try:
         settings = Settings()
-    except ValidationError as error:
+    except (ValidationError, SettingsError) as error:
         sys.stderr.write(f"services.prior_api: {faults(error)}\n")
         return 2
     if not settings.hub:

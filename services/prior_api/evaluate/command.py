@@ -177,6 +177,7 @@ def _prepared(
 def _settings(given: argparse.Namespace) -> Settings:
     """Return the service's settings from the environment; options override them."""
     from pydantic import ValidationError  # noqa: PLC0415  as above
+    from pydantic_settings import SettingsError  # noqa: PLC0415  as above
 
     from services.kit.configuration import faults  # noqa: PLC0415  as above
     from services.prior_api.evaluate.data import DataError  # noqa: PLC0415  as above
@@ -185,7 +186,7 @@ def _settings(given: argparse.Namespace) -> Settings:
     chosen = {"encoder": given.encoder, "threads": given.threads, "device": given.device}
     try:
         return Settings(**{name: value for name, value in chosen.items() if value is not None})
-    except ValidationError as error:
+    except (ValidationError, SettingsError) as error:
         raise DataError(faults(error)) from error
 
 
