@@ -246,15 +246,12 @@ class LearnedLaw:
         It does not matter why a group stopped where it did, as long as only its outcomes and V decided that.
         """
         columns = {place: _times(column, factor) for place, column in self.columns.items()}
-        for place, column in _columns(prior, sums, sizes).items():
-            columns[place] = _plus(columns.get(place, _NOTHING), column)
-        return replace(self, columns=_kept(columns), dispersion=dispersion).refitted()
+        joined = _joined(columns, _columns(prior, sums, sizes))
+        return replace(self, columns=_kept(joined), dispersion=dispersion).refitted()
 
     def merged(self, other: LearnedLaw, dispersion: float) -> LearnedLaw:
         """Return the law of the groups of both (commutative), refitted."""
-        columns = dict(self.columns)
-        for place, column in other.columns.items():
-            columns[place] = _plus(columns.get(place, _NOTHING), column)
+        columns = _joined(self.columns, other.columns)
         seen, means = _plus(self.seen, other.seen), _plus(self.means, other.means)
         if not (self.columns and other.columns):
             return LearnedLaw(columns, seen, means, (self if self.columns else other).shares, dispersion)
@@ -336,6 +333,12 @@ def _times(row: Row, factor: float) -> Row:
 
 def _plus(row: Row, other: Row) -> Row:
     return tuple(a + b for a, b in zip(row, other, strict=True))
+
+
+def _joined(columns: Mapping[Column, Row], more: Mapping[Column, Row]) -> dict[Column, Row]:
+    """Return the counts of both."""
+    added = {place: _plus(columns.get(place, _NOTHING), column) for place, column in more.items()}
+    return {**columns, **added}
 
 
 def _kept(columns: Mapping[Column, Row]) -> dict[Column, Row]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rollout_budget.baselines import Baselines
+from rollout_budget.baselines import BaselineEstimator, Baselines
 from rollout_budget.groups import Groups
 from rollout_budget.law import LearnedLaw
 from rollout_budget.outcomes import FloatArray
@@ -66,6 +66,20 @@ def by_version(state: Reliability, first: Groups, whole: Groups, version: int) -
     return replace(state, learned=learned)
 
 
+def conjugate(groups: Groups, prior: FloatArray, strength: FloatArray, *, trusted: bool) -> Baselines:
+    """Return posterior means and standard deviations under Beta(m V, m (1 - V)), m of shape (G,)."""
+    size, mass, owner = strength + groups.sizes, strength * prior + groups.sums, groups.owner
+    value = np.clip(mass / size, 0.0, 1.0)
+    return Baselines(
+        value=value,
+        per_sample=np.clip((mass[owner] - groups.outcomes) / (size[owner] - 1.0), 0.0, 1.0),
+        weight=groups.sizes / size,
+        trusted=np.full(len(groups), trusted),
+        strength=strength,
+        standard_error=np.sqrt(value * (1.0 - value) / (size + 1.0)),
+    )
+
+
 class OwnError:
     """The prior's own standard error says how strong it is: `m = V (1 - V) / se^2 - 1` for each prompt."""
 
@@ -75,28 +89,23 @@ class OwnError:
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return posterior means under Beta(m V, m (1 - V)); the run's m where no standard error is known."""
         strength = own_strength(groups, reliability)
-        size, mass, owner = strength + groups.sizes, strength * groups.prior + groups.sums, groups.owner
-        value = np.clip(mass / size, 0.0, 1.0)
-        return Baselines(
-            value=value,
-            per_sample=np.clip((mass[owner] - groups.outcomes) / (size[owner] - 1.0), 0.0, 1.0),
-            weight=groups.sizes / size,
-            trusted=np.full(len(groups), fill_value=True),
-            strength=strength,
-            standard_error=np.sqrt(value * (1.0 - value) / (size + 1.0)),
-        )
+        return conjugate(groups, groups.prior, strength, trusted=True)
 
 
-class OwnErrorStop:
-    """The stop of that estimator: the fall of its posterior's variance."""
+class ConjugateStop:
+    """The stop of an estimator of that kind: the fall of its posterior's variance."""
 
-    name: ClassVar[str] = "own_error"
+    name: ClassVar[str] = "conjugate"
     pooled: ClassVar[bool] = False
     refills: ClassVar[bool] = False
 
+    def __init__(self, estimator: BaselineEstimator) -> None:
+        """Take the estimator whose posterior it is."""
+        self._estimator = estimator
+
     def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
         """Return curves of `size` m + k and `scale` v (m + k)."""
-        posterior = OwnError()(groups, reliability)
+        posterior = self._estimator(groups, reliability)
         size = posterior.strength + groups.sizes
         return Curve(posterior.standard_error**2 * size, size, np.maximum(k_max - groups.sizes, 0))
 

@@ -9,19 +9,20 @@ from typing import ClassVar
 import numpy as np
 
 from benchmarks.estimators.laws import (
+    ConjugateStop,
     FixedShares,
     NoShape,
     NotRecalibrated,
     OwnError,
-    OwnErrorStop,
     by_version,
+    conjugate,
     first_waves,
 )
 from rollout_budget import baselines, stopping
 from rollout_budget.baselines import BaselineEstimator, Baselines
 from rollout_budget.groups import Groups
 from rollout_budget.reliability import Reliability
-from rollout_budget.stopping import Curve, StoppingRule
+from rollout_budget.stopping import StoppingRule
 
 
 def learn(state: Reliability, first: Groups, whole: Groups, version: int) -> Reliability:
@@ -58,39 +59,11 @@ class PooledStrength:
     def __call__(self, groups: Groups, reliability: Reliability) -> Baselines:
         """Return posterior means under Beta(m V, m (1 - V))."""
         strength, prior = reliability.strength, reliability.prior_in_use(groups.prior)
-        size, mass = strength + groups.sizes, strength * prior + groups.sums
-        value = np.clip(mass / size, 0.0, 1.0)
-        owner = groups.owner
-        return Baselines(
-            value=value,
-            per_sample=np.clip((mass[owner] - groups.outcomes) / (size[owner] - 1.0), 0.0, 1.0),
-            weight=groups.sizes / size,
-            trusted=np.full(len(groups), reliability.prior_usable),
-            strength=np.full(len(groups), strength),
-            standard_error=np.sqrt(value * (1.0 - value) / (size + 1.0)),
-        )
-
-
-class PooledStop:
-    """The stop of the first version: the fall of that posterior's variance."""
-
-    name: ClassVar[str] = "pooled_strength"
-    pooled: ClassVar[bool] = False
-    refills: ClassVar[bool] = False
-
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Curve:
-        """Return curves of `size` m + k and `scale` v (m + k)."""
-        posterior = PooledStrength()(groups, reliability)
-        size = posterior.strength + groups.sizes
-        return Curve(posterior.standard_error**2 * size, size, np.maximum(k_max - groups.sizes, 0))
-
-    def first(self, k_init: int, k_max: int) -> int | None:
-        """Return `k_init`, at most `k_max`; None for `auto` (0)."""
-        return min(k_init, k_max) if k_init else None
+        return conjugate(groups, prior, np.full(len(groups), strength), trusted=reliability.prior_usable)
 
 
 OURS = Variant("as shipped", baselines.get("empirical_bayes"), stopping.get("posterior_variance"))
-POOLED = Variant("one strength for all prompts", PooledStrength(), PooledStop())
+POOLED = Variant("one strength for all prompts", PooledStrength(), ConjugateStop(PooledStrength()))
 
 VARIANTS: list[Variant] = [
     OURS,
@@ -100,6 +73,6 @@ VARIANTS: list[Variant] = [
     replace(OURS, name="no shape of its own", start=lambda: Reliability(learned=NoShape())),
     replace(OURS, name="first waves alone teach", learn=first_waves),
     replace(OURS, name="discount by version", learn=by_version),
-    Variant("the prior's own standard error", OwnError(), OwnErrorStop()),
+    Variant("the prior's own standard error", OwnError(), ConjugateStop(OwnError())),
 ]
 """What `--ablation` compares; the first is what all others are stated against."""

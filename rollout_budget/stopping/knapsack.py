@@ -11,32 +11,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
-from rollout_budget.groups import Groups
-from rollout_budget.reliability import Reliability
-from rollout_budget.stopping.vip import AVERAGE, FEWEST, one_wave
-from rollout_budget.stopping.worth import Tabulated
+from rollout_budget.groups import IntArray
+from rollout_budget.outcomes import FloatArray
+from rollout_budget.stopping.vip import OneWave
 
 LEFTOVER = 1e-30
 """Worth of a rollout that adds no value, at V = 0 and N = 1: below any value, so it orders leftovers alone."""
 
 
-class Knapsack:
+class Knapsack(OneWave):
     """Share `k_init` rollouts per group by the rise of the value."""
 
     name: ClassVar[str] = "knapsack"
-    pooled: ClassVar[bool] = True
-    refills: ClassVar[bool] = False
 
-    def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Tabulated:
-        """Return the table of rises; the run's reliability plays no part."""
-        del reliability
-        drawn = np.arange(FEWEST, max(k_max, FEWEST))
-        p = groups.prior[:, None]
+    @staticmethod
+    def gains(p: FloatArray, drawn: IntArray) -> FloatArray:
+        """See `OneWave`; what adds no value is ordered by `LEFTOVER`."""
         rises = (p**drawn * (1.0 - p) + (1.0 - p) ** drawn * p) * p * (1.0 - p) ** 2
-        return one_wave(groups, rises + LEFTOVER * (1.0 - p) / drawn, k_max)
-
-    def first(self, k_init: int, k_max: int) -> int:
-        """Return the average over the batch."""
-        return min(k_init or AVERAGE, k_max)
+        return rises + LEFTOVER * (1.0 - p) / drawn

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rollout_budget.groups import Groups
+from rollout_budget.groups import Groups, IntArray
 from rollout_budget.outcomes import FloatArray
 from rollout_budget.reliability import Reliability
 from rollout_budget.stopping.worth import Tabulated
@@ -26,33 +26,36 @@ REQUIRED = 1e6
 """Worth of the first of the `FEWEST` rollouts, far above any computed one; the next is worth half of it."""
 
 
-def one_wave(groups: Groups, gains: FloatArray, k_max: int) -> Tabulated:
-    """Return the table of a single joint wave: groups that have outcomes ask for no more.
+class OneWave:
+    """A single joint wave, shared by what each rollout gains under the predicted rates: `FEWEST` for all come first."""
 
-    Args:
-        groups: the batch.
-        gains: worth of rollout FEWEST + 1, FEWEST + 2, ... of each group, shape (G, J).
-        k_max: most rollouts of a group.
-    """
-    required = np.broadcast_to(REQUIRED / np.arange(1, FEWEST + 1), (len(groups), FEWEST))
-    table = np.concatenate([required, gains], axis=1)[:, :k_max]
-    return Tabulated(table, np.where(groups.sizes == 0, table.shape[1], 0).astype(np.int64), priced=False)
-
-
-class Vip:
-    """Share `k_init` rollouts per group by the fall of `a / (n - 1)`."""
-
-    name: ClassVar[str] = "vip"
     pooled: ClassVar[bool] = True
     refills: ClassVar[bool] = False
 
+    @staticmethod
+    def gains(p: FloatArray, drawn: IntArray) -> FloatArray:
+        """Return the worth of one more rollout after `drawn`, shape (J,), at rates `p`, shape (G, 1): shape (G, J)."""
+        raise NotImplementedError
+
     def worth(self, groups: Groups, reliability: Reliability, k_max: int) -> Tabulated:
-        """Return the table of falls; the run's reliability plays no part."""
+        """Return the table of gains; groups that have outcomes ask for no more, the run's reliability plays no part."""
         del reliability
-        drawn = np.arange(FEWEST, max(k_max, FEWEST))
-        variance = groups.prior * (1.0 - groups.prior)
-        return one_wave(groups, variance[:, None] / ((drawn - 1.0) * drawn), k_max)
+        gains = self.gains(groups.prior[:, None], np.arange(FEWEST, max(k_max, FEWEST)))
+        required = np.broadcast_to(REQUIRED / np.arange(1, FEWEST + 1), (len(groups), FEWEST))
+        table = np.concatenate([required, gains], axis=1)[:, :k_max]
+        return Tabulated(table, np.where(groups.sizes == 0, table.shape[1], 0).astype(np.int64), priced=False)
 
     def first(self, k_init: int, k_max: int) -> int:
         """Return the average over the batch."""
         return min(k_init or AVERAGE, k_max)
+
+
+class Vip(OneWave):
+    """Share `k_init` rollouts per group by the fall of `a / (n - 1)`."""
+
+    name: ClassVar[str] = "vip"
+
+    @staticmethod
+    def gains(p: FloatArray, drawn: IntArray) -> FloatArray:
+        """See `OneWave`."""
+        return p * (1.0 - p) / ((drawn - 1.0) * drawn)
