@@ -113,7 +113,7 @@ def next_wave(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
 
 
 def sample_baselines(
-    rules: Rules, groups: Groups, reliability: Reliability, first: IntArray
+    rules: Rules, groups: Groups, reliability: Reliability, first: IntArray, whole: Baselines
 ) -> tuple[FloatArray, BoolArray]:
     """Return what is subtracted from each sample, and whether it may carry an advantage; both of shape (N,).
 
@@ -125,15 +125,16 @@ def sample_baselines(
         groups: all outcomes so far, those of the first wave first.
         reliability: as it stood before these groups.
         first: rollouts of each group's first wave, shape (G,).
+        whole: baselines of all that was drawn, as planned (`Plan.baselines`).
     """
-    whole = rules.estimator(groups, reliability).per_sample
+    per_sample = whole.per_sample.copy()
     if not rules.first_wave_only:
-        return whole, np.ones(whole.shape, dtype=np.bool_)
+        return per_sample, np.ones(per_sample.shape, dtype=np.bool_)
     starts = np.cumsum(groups.sizes) - groups.sizes
     in_first = np.arange(groups.outcomes.size) - starts[groups.owner] < first[groups.owner]
     head = Groups(groups.prior, groups.prior_error, np.minimum(first, groups.sizes), groups.outcomes[in_first])
-    whole[in_first] = rules.estimator(head, reliability).per_sample
-    return whole, in_first
+    per_sample[in_first] = rules.estimator(head, reliability).per_sample
+    return per_sample, in_first
 
 
 def _plan(rules: Rules, groups: Groups, reliability: Reliability, worth: Worth, wanted: IntArray) -> Plan:

@@ -109,7 +109,7 @@ async def _decide(
         for record, reason in zip(records, waves.reasons(groups, plan, more, run.spec.k_max), strict=True)
     ]
     first = np.array([item.record.first_wave for item in items], dtype=np.int64)
-    per_sample, counted = sample_baselines(rules, groups, run.reliability, first)
+    per_sample, counted = sample_baselines(rules, groups, run.reliability, first, plan.baselines)
     decided = decisions(
         run.spec.outcome_range.core(),
         [item.sent for item in items],

@@ -30,7 +30,8 @@ def decide(request: DecideRequest) -> DecideAnswer:
     share = wanted if request.budget is None else allocation.share(planned.worth, wanted, request.budget)
     more = share.tolist()
     sent = [Sent.of(group.group_id, group.outcomes, group.rewards) for group in request.groups]
-    per_sample, counted = sample_baselines(rules, groups, reliability, _first(rules, groups, reliability))
+    first = _first(rules, groups, reliability)
+    per_sample, counted = sample_baselines(rules, groups, reliability, first, planned.baselines)
     return DecideAnswer(
         groups=decisions(
             outcome_range,

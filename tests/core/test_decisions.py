@@ -74,7 +74,7 @@ def test_baselines_of_all_samples_are_the_estimators() -> None:
     """By default every sample carries an advantage."""
     groups = Groups.of([0.2, 0.7], [[1.0, 0.0, 1.0], [0.0]])
     rules = Rules(baselines.get("empirical_bayes"), stopping.get("posterior_variance"))
-    values, carries = sample_baselines(rules, groups, KNOWN, np.array([2, 1]))
+    values, carries = sample_baselines(rules, groups, KNOWN, np.array([2, 1]), rules.estimator(groups, KNOWN))
     np.testing.assert_array_equal(values, rules.estimator(groups, KNOWN).per_sample)
     assert carries.all()
 
@@ -85,7 +85,7 @@ def test_baselines_of_the_first_wave_do_not_see_later_ones() -> None:
     first = np.array([2, 4, 1])
     for late in (0.0, 1.0):
         groups = Groups.of([0.2, 0.7, 0.4], [[1.0, 0.0, late], [0.0], []])
-        values, carries = sample_baselines(rules, groups, KNOWN, first)
+        values, carries = sample_baselines(rules, groups, KNOWN, first, rules.estimator(groups, KNOWN))
         assert values[carries].tolist() == [0.0, 1.0, 0.7]
         assert carries.tolist() == [True, True, False, True]
 

@@ -27,7 +27,9 @@ PRICES = (1 / 1024, 1 / 256, 1 / 100)
 def relative_bias(rules: Rules, drawn: list[Pattern], first: int, prior: float, p: float) -> tuple[float, float]:
     """Return the relative bias of the `sum` and of the `mean` gradient at success rate p."""
     groups = same_prior(prior, drawn)
-    baseline, carries = sample_baselines(rules, groups, KNOWN, np.full(len(drawn), first))
+    baseline, carries = sample_baselines(
+        rules, groups, KNOWN, np.full(len(drawn), first), rules.estimator(groups, KNOWN)
+    )
     terms = np.where(carries, (groups.outcomes - baseline) * (groups.outcomes - p), 0.0)
     count = np.bincount(groups.owner, carries, len(groups))
     total = np.bincount(groups.owner, terms, len(groups))
