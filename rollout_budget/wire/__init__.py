@@ -5,22 +5,8 @@ Owns shapes, bounds and field names; owns no behaviour. See `docs/api` for the s
 
 from __future__ import annotations
 
-from rollout_budget.wire.budget import (
-    BudgetView,
-    Dimension,
-    HeartbeatAnswer,
-    Key,
-    KeyCreate,
-    KeysAnswer,
-    KeySecret,
-    ReservationState,
-    ReservationView,
-    Team,
-    TeamCreate,
-    TeamLimits,
-    UsageAnswer,
-    UsageRow,
-)
+from rollout_budget.wire.access import Key, KeyCreate, KeysAnswer, KeySecret, Team, TeamCreate
+from rollout_budget.wire.budget import BudgetView, HeartbeatAnswer, ReservationState, ReservationView, TeamLimits
 from rollout_budget.wire.common import (
     MAX_GROUPS,
     MAX_PROMPT_CHARS,
@@ -84,6 +70,7 @@ from rollout_budget.wire.runs import (
     Stopping,
     SuppliedPrior,
 )
+from rollout_budget.wire.usage import Dimension, UsageAnswer, UsageRow
 
 __all__ = [
     "MAX_GROUPS",
