@@ -169,6 +169,11 @@ def path(*segments: str) -> str:
     )
 
 
+def query(**values: str | int | None) -> dict[str, str]:
+    """Return the parameters of a query as they are sent; None is not sent."""
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
 def checked_url(base_url: str) -> str:
     """Return where a service is.
 

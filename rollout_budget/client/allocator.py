@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rollout_budget.client._exchange import AGAIN, Call, names, path
+from rollout_budget.client._exchange import AGAIN, Call, names, path, query
 from rollout_budget.client._http import Client
 from rollout_budget.wire import (
     BaselinesAnswer,
     BaselinesRequest,
     BudgetView,
+    ChangesAnswer,
     CloseAnswer,
     CloseRequest,
     DecideAnswer,
@@ -115,6 +116,11 @@ class AllocatorClient(Client):
     async def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
         """Return the team's usage, grouped by these dimensions."""
         return await self._http.call(Call("GET", path("usage"), UsageAnswer, params={"by": ",".join(by)}))
+
+    async def changes(self, *, subject: str | None = None, after: int = 0, limit: int = 100) -> ChangesAnswer:
+        """Return the changes to this team, its budget, its runs and its keys, oldest first, as for `AdminClient`."""
+        params = query(subject=subject, after=after, limit=limit)
+        return await self._http.call(Call("GET", path("changes"), ChangesAnswer, params=params))
 
     async def reservation(self, reservation_id: str) -> ReservationView:
         """Return what became of a grant; ids read `run/group/attempt/wave`, each part percent-encoded."""

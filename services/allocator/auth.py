@@ -9,15 +9,15 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from rollout_budget.errors import Unauthorized
-from services.allocator.database.directory import Directory
+from services.allocator.database.keyring import Keyring
 from services.allocator.errors import Forbidden
+from services.allocator.identity import SETTINGS, Identity
 from services.kit.keys import PREFIX, digest
 from services.kit.session import Database
 
@@ -27,7 +27,8 @@ PERMISSIONS: Mapping[str, frozenset[Permission]] = {
     "team": frozenset({"read", "write"}),
     "admin": frozenset({"admin"}),
 }
-"""What a scope may do. An admin key opens no team's runs: whoever needs both holds two keys."""
+"""What a scope may do. An admin key opens no team's runs: whoever needs both holds two keys. No team key makes, rotates
+or ends keys: a stolen one could keep itself alive and lock its owner out."""
 
 CACHE_S = 5.0
 """How long a key that was found is trusted: a key revoked on one process dies on all within this."""
@@ -35,15 +36,6 @@ CACHE_KEYS = 1024
 """Keys remembered at most: one per trainer and dashboard, with room."""
 MAX_TOKEN_CHARS = 256
 """Longer than any token of ours; anything above is not looked up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A key that was accepted. `team` is empty for the admin key of the settings."""
-
-    team: str
-    scope: str
-    key_id: str
 
 
 class Door:
@@ -63,7 +55,7 @@ class Door:
         """
         hashed = digest(token, self._pepper)
         if hmac.compare_digest(hashed, self._admin_digest):
-            return Identity(team="", scope="admin", key_id="settings")
+            return SETTINGS
         found, until = self._cache.get(hashed, (None, 0.0))
         if found is None or time.monotonic() >= until:
             found = await self._look_up(hashed) if token.startswith(PREFIX) and len(token) <= MAX_TOKEN_CHARS else None
@@ -72,13 +64,13 @@ class Door:
         return found
 
     def forget(self) -> None:
-        """Look every key up again: one was revoked."""
+        """Look every key up again: one was revoked or rotated."""
         self._cache.clear()
 
     async def _look_up(self, hashed: str) -> Identity | None:
         asked = time.monotonic()
         async with self._database.transaction() as connection:
-            row = await Directory(connection, self._pepper).find(hashed)
+            row = await Keyring(connection, self._pepper).find(hashed)
         if row is None:
             return None
         found = Identity(team=row.team, scope=row.scope, key_id=row.key_id)

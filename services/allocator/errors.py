@@ -5,7 +5,9 @@ Unauthorized
 InvalidInput
 └── MissingIdempotencyKey   the route needs an Idempotency-Key
 Conflict
-└── InFlight                another request with this Idempotency-Key has not finished
+├── InFlight                another request with this Idempotency-Key has not finished
+├── KeyNotActive            the key has ended or was rotated before
+└── ChangedMeanwhile        what the request was made from no longer stands
 """
 
 from __future__ import annotations
@@ -33,3 +35,17 @@ class InFlight(Conflict):
     code = "in-flight"
     status = 409
     retryable = True
+
+
+class KeyNotActive(Conflict):
+    """The key has ended or was rotated before; the message names what to do instead."""
+
+    code = "key-not-active"
+    status = 409
+
+
+class ChangedMeanwhile(Conflict):
+    """What the request was made from no longer stands; nothing was changed. Read it again and decide anew."""
+
+    code = "changed-meanwhile"
+    status = 409

@@ -13,8 +13,9 @@ from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auth import Door
 from services.allocator.database import migrate
 from services.allocator.database.directory import Directory
+from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.store import SqlStore, SqlTransaction
-from services.allocator.errors import InFlight
+from services.allocator.identity import SERVICE, Identity
 from services.allocator.metrics import MAX_RUNS, Metrics
 from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
 from services.allocator.settings import Settings
@@ -38,7 +39,6 @@ class Service:
         self.database = Database(connect(settings.url))
         self.store = SqlStore(self.database, self._committed)
         self._given_priors = priors
-        self._once: set[str] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -67,25 +67,11 @@ class Service:
             return None if await migrate.is_current(connection) else "the database is not at the newest migration"
 
     @asynccontextmanager
-    async def directory(self) -> AsyncIterator[Directory]:
-        """Enter a transaction on teams and keys."""
+    async def directory(self, actor: Identity = SERVICE) -> AsyncIterator[Directory]:
+        """Enter a transaction on teams and keys, whose changes are logged in the name of `actor`."""
         async with self.database.transaction() as connection:
-            yield Directory(connection, self._pepper)
-
-    @asynccontextmanager
-    async def once(self, idempotency_key: str) -> AsyncIterator[None]:
-        """Hold an Idempotency-Key while its request runs.
-
-        Raises:
-            InFlight: another request holds it.
-        """
-        if idempotency_key in self._once:
-            raise InFlight("a request with this Idempotency-Key is still running")
-        self._once.add(idempotency_key)
-        try:
-            yield
-        finally:
-            self._once.remove(idempotency_key)
+            ledger = SqlLedger(connection, self.store.clock_offset_s())
+            yield Directory(connection, self._pepper, actor, ledger)
 
     async def audit(self) -> int:
         """Recompute all counters; return how many differ."""

@@ -1,40 +1,52 @@
-"""Teams and keys: who there is, and what opens the door for them.
+"""Teams and their limits, with their keys (`keyring`): who there is, and what each may use.
 
-A key is stored as HMAC-SHA256 under the service's pepper and cannot be read back (G15). Its token is derived from the
-pepper, a random key id and the Idempotency-Key of its creation, none of which alone tells it. So a creation whose
-answer was lost can be repeated and answers the same token, while the database holds nothing to answer it from.
+Every change is logged in the transaction that makes it (`changes`). Whoever changes a team holds the lock of its row
+first, so that what the log says stood before did stand.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import secrets
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.errors import Conflict, NotFound
-from rollout_budget.wire import Key, KeyCreate, KeySecret, Team, TeamCreate
+from rollout_budget.wire import (
+    BudgetView,
+    ChangesAnswer,
+    Team,
+    TeamCreate,
+    TeamLimits,
+    TeamPatch,
+    TeamsAnswer,
+    TeamSummary,
+)
 from services.allocator.database.clock import now_s
+from services.allocator.database.keyring import Keyring
 from services.allocator.database.ledger import SqlLedger
-from services.allocator.database.tables import idempotency, keys, teams
-from services.kit.keys import PREFIX, digest
+from services.allocator.database.tables import teams
+from services.allocator.errors import ChangedMeanwhile
+from services.allocator.identity import SERVICE, Identity
 from services.kit.session import insert
 
-KEY_ID_BYTES = 8
-"""Random bytes of a key's public name: no two of a billion keys share one."""
 
+class Directory(Keyring):
+    """Teams, their limits and their keys inside one transaction.
 
-class Directory:
-    """Teams and keys inside one transaction."""
+    Args:
+        connection: the transaction.
+        pepper: secret under which keys are hashed.
+        actor: in whose name changes are logged.
+        ledger: the ledger in the same transaction, where its clock is not the database's own.
+    """
 
-    def __init__(self, connection: AsyncConnection, pepper: str) -> None:
-        self._connection = connection
-        self._pepper = pepper
+    def __init__(
+        self, connection: AsyncConnection, pepper: str, actor: Identity = SERVICE, ledger: SqlLedger | None = None
+    ) -> None:
+        super().__init__(connection, pepper, actor)
+        self._ledger = ledger or SqlLedger(connection)
 
     async def add_team(self, request: TeamCreate) -> Team:
         """Create a team with its limits; the same request again changes nothing and answers the team as it stands.
@@ -45,105 +57,76 @@ class Directory:
         row = {"team": request.team, "name": request.name, "fingerprint": fingerprint(request), "created_s": now_s()}
         statement = insert(self._connection, teams).values(row).on_conflict_do_nothing().returning(teams.c.team)
         created = await self._connection.scalar(statement) is not None
-        ledger = SqlLedger(self._connection)
         if created:
-            await ledger.set_team_limits(request.team, request.limits)
-        stored = await self.team(request.team)
-        if stored.fingerprint != row["fingerprint"]:
+            await self._ledger.set_team_limits(request.team, request.limits)
+        elif (await self._row_of(request.team)).fingerprint != row["fingerprint"]:
             raise Conflict(f"team {request.team!r} was created before with another body")
-        return Team(team=stored.team, name=stored.name, limits=(await ledger.budget(request.team)).limits)
+        team = await self.team(request.team)
+        if created:
+            await self._changes.record("team.created", request.team, f"team:{request.team}", None, team)
+        return team
 
-    async def team(self, team: str) -> Row[Any]:
-        """Return a team's row.
+    async def team(self, team: str) -> Team:
+        """Return a team with its limits.
 
         Raises:
-            NotFound: there is no such team.
+            NotFound: there is no such team; so raise all methods that take a team.
         """
-        row = (await self._connection.execute(select(teams).where(teams.c.team == team))).one_or_none()
+        summary = _as_summary(await self._row_of(team))
+        return Team(**summary.model_dump(), limits=(await self._ledger.budget(team)).limits)
+
+    async def teams(self, after: str = "", limit: int = 100) -> TeamsAnswer:
+        """Return at most `limit` teams in the order of their ids, from the one after `after` on."""
+        query = select(teams).where(teams.c.team > after).order_by(teams.c.team).limit(limit + 1)
+        rows = (await self._connection.execute(query)).all()
+        found = [_as_summary(row) for row in rows[:limit]]
+        return TeamsAnswer(teams=found, next=found[-1].team if len(rows) > limit else None)
+
+    async def rename_team(self, team: str, patch: TeamPatch) -> Team:
+        """Give a team another name; its id never changes."""
+        before = _as_summary(await self._row_of(team, lock=True))
+        await self._connection.execute(update(teams).where(teams.c.team == team).values(name=patch.name))
+        after = await self.team(team)
+        renamed = TeamSummary(team=after.team, name=after.name, created_at=after.created_at)
+        await self._changes.record("team.renamed", team, f"team:{team}", before, renamed)
+        return after
+
+    async def budget(self, team: str) -> BudgetView:
+        """Return a team's limits, what it has used, and what is left."""
+        await self._row_of(team)
+        return await self._ledger.budget(team)
+
+    async def set_budget(self, team: str, limits: TeamLimits, expected: str | None = None) -> BudgetView:
+        """Set a team's limits; lower than what is used already is legal and stops new grants only.
+
+        Args:
+            team: whose.
+            limits: all of them; one that is not named is lifted.
+            expected: fingerprint of the limits that these are made from; None sets them whatever stood.
+
+        Raises:
+            ChangedMeanwhile: other limits stand than expected; nothing was changed.
+        """
+        await self._row_of(team, lock=True)
+        before = (await self._ledger.budget(team)).limits
+        if expected is not None and expected != fingerprint(before):
+            raise ChangedMeanwhile(f"the limits of team {team!r} were changed meanwhile; read them again")
+        await self._ledger.set_team_limits(team, limits)
+        view = await self._ledger.budget(team)
+        await self._changes.record("budget.set", team, f"budget:{team}", before, view.limits)
+        return view
+
+    async def changes(self, team: str | None, subject: str | None, after: int, limit: int) -> ChangesAnswer:
+        """Return logged changes in the order of their numbers (see `Changes.page`)."""
+        return await self._changes.page(team, subject, after, limit)
+
+    async def _row_of(self, team: str, *, lock: bool = False) -> Row[Any]:
+        query = select(teams).where(teams.c.team == team)
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
         if row is None:
             raise NotFound(f"no team {team!r}")
         return row
 
-    async def create_key(self, request: KeyCreate, idempotency_key: str) -> KeySecret:
-        """Create a key, once per Idempotency-Key.
 
-        Raises:
-            Conflict: the Idempotency-Key was used before with another body.
-            NotFound: there is no such team.
-        """
-        await self.team(request.team)
-        key_id, body = secrets.token_hex(KEY_ID_BYTES), fingerprint(request)
-        once = digest(f"idempotency {idempotency_key}", self._pepper)
-        row = {"digest": once, "fingerprint": body, "key_id": key_id, "created_s": now_s()}
-        claim = insert(self._connection, idempotency).values(row).on_conflict_do_nothing()
-        first = await self._connection.scalar(claim.returning(idempotency.c.digest)) is not None
-        stored = (await self._connection.execute(select(idempotency).where(idempotency.c.digest == once))).one()
-        if stored.fingerprint != body:
-            raise Conflict("this Idempotency-Key was used before with another body")
-        token = self._token(stored.key_id, idempotency_key)
-        if first:
-            await self._store_key(key_id, token, request)
-        return KeySecret(**(await self._key(stored.key_id)).model_dump(), token=token)
-
-    async def ensure_key(self, request: KeyCreate, token: str) -> None:
-        """Store a key whose token was made outside (the embedded mode's key file), unless it is there."""
-        known = select(keys.c.key_id).where(keys.c.digest == digest(token, self._pepper))
-        if await self._connection.scalar(known) is None:
-            await self._store_key(secrets.token_hex(KEY_ID_BYTES), token, request)
-
-    async def keys(self) -> list[Key]:
-        """Return all keys of all teams, oldest first."""
-        rows = await self._connection.execute(select(keys).order_by(keys.c.created_s, keys.c.key_id))
-        return [_as_key(row) for row in rows]
-
-    async def revoke(self, key_id: str) -> Key:
-        """Revoke a key; again changes nothing.
-
-        Raises:
-            NotFound: there is no such key.
-        """
-        live = (keys.c.key_id == key_id) & keys.c.revoked_s.is_(None)
-        await self._connection.execute(update(keys).where(live).values(revoked_s=now_s()))
-        return await self._key(key_id)
-
-    async def find(self, token_digest: str) -> Row[Any, Any, Any, Any] | None:
-        """Return team, scope, id and seconds left (None: without end) of the live key of this digest."""
-        live = keys.c.revoked_s.is_(None) & or_(keys.c.expires_s.is_(None), keys.c.expires_s > now_s())
-        left = (keys.c.expires_s - now_s()).label("left_s")
-        query = select(keys.c.team, keys.c.scope, keys.c.key_id, left).where(keys.c.digest == token_digest, live)
-        return (await self._connection.execute(query)).one_or_none()
-
-    async def _key(self, key_id: str) -> Key:
-        row = (await self._connection.execute(select(keys).where(keys.c.key_id == key_id))).one_or_none()
-        if row is None:
-            raise NotFound(f"no key {key_id!r}")
-        return _as_key(row)
-
-    async def _store_key(self, key_id: str, token: str, request: KeyCreate) -> None:
-        expires = None if request.expires_in_s is None else now_s() + request.expires_in_s
-        row = {
-            "key_id": key_id,
-            "team": request.team,
-            "scope": request.scope,
-            "label": request.label,
-            "digest": digest(token, self._pepper),
-            "created_s": now_s(),
-            "expires_s": expires,
-        }
-        await self._connection.execute(insert(self._connection, keys).values(row))
-
-    def _token(self, key_id: str, idempotency_key: str) -> str:
-        secret = hmac.new(self._pepper.encode(), f"token {key_id} {idempotency_key}".encode(), hashlib.sha256).digest()
-        return PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
-
-
-def _as_key(row: Row[Any]) -> Key:
-    return Key(
-        key_id=row.key_id,
-        team=row.team,
-        scope=row.scope,
-        label=row.label,
-        created_at=row.created_s,
-        expires_at=row.expires_s,
-        revoked=row.revoked_s is not None,
-    )
+def _as_summary(row: Row[Any]) -> TeamSummary:
+    return TeamSummary(team=row.team, name=row.name, created_at=row.created_s)

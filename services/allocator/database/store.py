@@ -40,6 +40,11 @@ class SqlTransaction:
         self._queued = 0
 
     @property
+    def connection(self) -> AsyncConnection:
+        """The database transaction itself, for what shares its fate with this one."""
+        return self._connection
+
+    @property
     def ledger(self) -> SqlLedger:
         """The ledger inside this transaction."""
         return self._ledger

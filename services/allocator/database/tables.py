@@ -69,6 +69,26 @@ keys = Table(
     Column("created_s", Double, nullable=False),
     Column("expires_s", Double),
     Column("revoked_s", Double),
+    Column("replaces", String(32)),
+    Index("ix_keys_replaces", "replaces", unique=True),
+    Index("ix_keys_created_s_key_id", "created_s", "key_id"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("change_id", AutoId, primary_key=True, autoincrement=True),
+    Column("at_s", Double, nullable=False),
+    Column("by_key", String(32), nullable=False),
+    Column("by_scope", String(16), nullable=False),
+    Column("by_team", String(ID), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("team", String(ID), nullable=False),
+    Column("subject", String(ID + 20), nullable=False),
+    Column("before", Text),
+    Column("after", Text, nullable=False),
+    Index("ix_changes_team_change_id", "team", "change_id"),
+    Index("ix_changes_subject_change_id", "subject", "change_id"),
 )
 
 idempotency = Table(

@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Header, Path, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Response
 
-from rollout_budget.wire import BudgetView, Key, KeyCreate, KeysAnswer, KeySecret, Team, TeamCreate, TeamLimits
+from rollout_budget.wire import (
+    BudgetView,
+    Key,
+    KeyCreate,
+    KeyRotate,
+    KeysAnswer,
+    KeySecret,
+    Team,
+    TeamCreate,
+    TeamLimits,
+    TeamPatch,
+    TeamsAnswer,
+)
+from rollout_budget.wire.access import MAX_PAGE
 from rollout_budget.wire.common import Identifier
 from services.allocator.auth import Admin
 from services.allocator.endpoints import examples
@@ -17,64 +30,141 @@ from services.kit.problems import documented
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(400, 401, 403, 413, 422, 503))
 
+TeamId = Annotated[Identifier, Path(description="Percent-encoded, `/` included.")]
+KeyId = Annotated[str, Path(min_length=1, max_length=32)]
+KeyIdQuery = Annotated[str | None, Query(description="`next` of the page before.", min_length=1, max_length=32)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Once = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Required; the same key with the same body answers the same.",
+        min_length=1,
+        max_length=200,
+    ),
+]
+
 
 @router.post("/teams", status_code=201, response_model=Team)
 async def create_team(
-    request: Annotated[TeamCreate, Body(openapi_examples=examples.TEAM)], _key: Admin, parts: Parts, response: Response
+    request: Annotated[TeamCreate, Body(openapi_examples=examples.TEAM)], key: Admin, parts: Parts, response: Response
 ) -> Team:
     """Create a team with its limits; the same id with the same body is safe to repeat."""
-    async with parts.directory() as directory:
+    async with parts.directory(key) as directory:
         team = await directory.add_team(request)
-    response.headers["Location"] = f"/v1/admin/budgets/{quote(team.team, safe='')}"
+    response.headers["Location"] = f"/v1/admin/teams/{quote(team.team, safe='')}"
     return team
 
 
-@router.put("/budgets/{team:segment}", responses=documented(404))
-async def set_budget(
-    team: Annotated[Identifier, Path(description="Percent-encoded, `/` included.")],
-    limits: TeamLimits,
-    _key: Admin,
+@router.get("/teams")
+async def list_teams(
+    key: Admin,
     parts: Parts,
+    after: Annotated[Identifier | None, Query(description="`next` of the page before.")] = None,
+    limit: Limit = 100,
+) -> TeamsAnswer:
+    """Return the teams in the order of their ids."""
+    async with parts.directory(key) as directory:
+        return await directory.teams(after or "", limit)
+
+
+@router.get("/teams/{team:segment}", responses=documented(404))
+async def show_team(team: TeamId, key: Admin, parts: Parts) -> Team:
+    """Return a team and its limits."""
+    async with parts.directory(key) as directory:
+        return await directory.team(team)
+
+
+@router.patch("/teams/{team:segment}", responses=documented(404))
+async def rename_team(team: TeamId, patch: TeamPatch, key: Admin, parts: Parts) -> Team:
+    """Give a team another name; its id never changes."""
+    async with parts.directory(key) as directory:
+        return await directory.rename_team(team, patch)
+
+
+@router.get("/budgets/{team:segment}", responses=documented(404))
+async def show_budget(team: TeamId, key: Admin, parts: Parts) -> BudgetView:
+    """Return a team's limits, what it has used, and what is left."""
+    async with parts.directory(key) as directory:
+        return await directory.budget(team)
+
+
+@router.put("/budgets/{team:segment}", responses=documented(404, 409))
+async def set_budget(
+    team: TeamId,
+    limits: TeamLimits,
+    key: Admin,
+    parts: Parts,
+    if_match: Annotated[
+        str | None,
+        Header(
+            description="SHA-256 of the limits that these are made from, as `rollout_budget` forms it; "
+            "where others stand, 409 and nothing changes.",
+            max_length=64,
+        ),
+    ] = None,
 ) -> BudgetView:
     """Set a team's limits anew; lower than what is used already is legal and stops new grants only."""
-    async with parts.directory() as directory:
-        await directory.team(team)
-    async with parts.store.transaction() as transaction:
-        await transaction.ledger.set_team_limits(team, limits)
-        return await transaction.ledger.budget(team)
+    async with parts.directory(key) as directory:
+        return await directory.set_budget(team, limits, if_match)
 
 
 @router.post("/keys", status_code=201, response_model=KeySecret, responses=documented(400, 404, 409))
 async def create_key(
     request: Annotated[KeyCreate, Body(openapi_examples=examples.KEY)],
-    _key: Admin,
+    key: Admin,
     parts: Parts,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(description="Required; the same key with the same body answers the same.", min_length=1, max_length=200),
-    ] = None,
+    idempotency_key: Once = None,
 ) -> KeySecret:
     """Create a key. Its token is in this answer and nowhere else."""
     if idempotency_key is None:
         raise MissingIdempotencyKey("POST /v1/admin/keys needs an Idempotency-Key header")
-    async with parts.once(idempotency_key), parts.directory() as directory:
+    async with parts.directory(key) as directory:
         secret = await directory.create_key(request, idempotency_key)
     response.headers["Location"] = f"/v1/admin/keys/{secret.key_id}"
     return secret
 
 
 @router.get("/keys")
-async def list_keys(_key: Admin, parts: Parts) -> KeysAnswer:
-    """Return all keys of all teams, without their secrets."""
-    async with parts.directory() as directory:
-        return KeysAnswer(keys=await directory.keys())
+async def list_keys(
+    key: Admin,
+    parts: Parts,
+    team: Annotated[Identifier | None, Query(description="Keys of this team alone.")] = None,
+    after: KeyIdQuery = None,
+    limit: Limit = 100,
+) -> KeysAnswer:
+    """Return keys without their secrets, oldest first."""
+    async with parts.directory(key) as directory:
+        return await directory.keys(team, after, limit)
+
+
+@router.post(
+    "/keys/{key_id:segment}/rotate", status_code=201, response_model=KeySecret, responses=documented(400, 404, 409)
+)
+async def rotate_key(
+    key_id: KeyId,
+    request: Annotated[KeyRotate, Body(openapi_examples=examples.ROTATION)],
+    *,
+    key: Admin,
+    parts: Parts,
+    response: Response,
+    idempotency_key: Once = None,
+) -> KeySecret:
+    """Replace a key by a new one of the same team, scope, label and lifetime; the old one ends after `grace_s`."""
+    if idempotency_key is None:
+        raise MissingIdempotencyKey("POST /v1/admin/keys/{key_id}/rotate needs an Idempotency-Key header")
+    async with parts.directory(key) as directory:
+        secret = await directory.rotate_key(key_id, request, idempotency_key)
+    parts.door.forget()
+    response.headers["Location"] = f"/v1/admin/keys/{secret.key_id}"
+    return secret
 
 
 @router.delete("/keys/{key_id:segment}", responses=documented(404))
-async def revoke_key(key_id: Annotated[str, Path(min_length=1, max_length=32)], _key: Admin, parts: Parts) -> Key:
+async def revoke_key(key_id: KeyId, key: Admin, parts: Parts) -> Key:
     """Revoke a key; again changes nothing."""
-    async with parts.directory() as directory:
+    async with parts.directory(key) as directory:
         revoked = await directory.revoke(key_id)
     parts.door.forget()
     return revoked

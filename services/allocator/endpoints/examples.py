@@ -50,4 +50,5 @@ DECIDE = {
     )
 }
 TEAM = {"capped": Example(value={"team": "research", "limits": {"rollouts_per_day": 200_000}})}
+ROTATION = {"day": Example(summary="Both keys work for a day", value={"grace_s": 86_400})}
 KEY = {"trainer": Example(value={"team": "research", "scope": "team", "label": "trainer", "expires_in_s": 2_592_000})}

@@ -32,6 +32,7 @@ from rollout_budget.wire import (
     RunSpec,
 )
 from rollout_budget.wire.common import Identifier
+from services.allocator import patching
 from services.allocator.auth import Reader, Writer
 from services.allocator.endpoints import examples
 from services.allocator.endpoints.parts import Parts
@@ -127,7 +128,7 @@ async def get_run(run_id: RunId, key: Reader, parts: Parts) -> Run:
 @router.patch("/runs/{run_id:segment}", responses=_UNKNOWN)
 async def patch_run(run_id: RunId, patch: RunPatch, key: Writer, parts: Parts) -> Run:
     """Change price or limits; lowering a limit below use is legal and stops new grants only."""
-    return await parts.engine.patch_run(key.team, run_id, patch)
+    return await patching.patch_run(parts.store, key, run_id, patch)
 
 
 @router.post("/decide")
