@@ -16,14 +16,16 @@ from rollout_budget.engine.freezing import FrozenPrior, fetch, freeze
 from rollout_budget.engine.ids import fingerprint, reservation_id
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
-from rollout_budget.engine.waves import Wish, hold
+from rollout_budget.engine.waves import Wish, hold, renew
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, RunFinished
 from rollout_budget.ledger.base import Account
 from rollout_budget.wire import OpenAnswer, OpenedGroup, OpenGroup, OpenRequest, PlannedPrompt
 
 
 async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str, request: OpenRequest) -> OpenAnswer:
-    """Open groups; those opened before with the same body are answered as then.
+    """Open groups; those opened before with the same body are answered as then, and their leases begin anew.
+
+    They begin anew because an answer says for how long its grants are held: for whoever asks twice, from the second time.
 
     Raises:
         NotFound: this team has no such run, or a group names a plan that is not (or no longer) kept; nothing was stored.
@@ -41,6 +43,7 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
         run = await transaction.run(team, run_id, lock=True)
         records = await transaction.groups(team, run_id, list(bodies))
         fresh = _fresh(run, prints, records)
+        new: list[GroupRecord] = []
         if fresh:
             frozen = {key: freeze(run, f"group {key.group_id!r}", bodies[key], fetched) for key in fresh}
             new_bodies = {key: bodies[key] for key in fresh}
@@ -48,7 +51,9 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
             opened = await _first_waves(transaction, run, new_bodies, frozen, planned=planned, lease_s=request.lease_s)
             new = [_record(run, bodies[key], prints[key], frozen[key], answer) for key, answer in opened.items()]
             await transaction.save_groups(team, run_id, new)
-            records |= {record.key: record for record in new}
+        again = [record for record in records.values() if record.closed is None]
+        await renew(transaction.ledger, Account(team, run_id), again)
+        records |= {record.key: record for record in new}
     return _answer([records[key] for key in bodies])
 
 

@@ -191,6 +191,18 @@ async def test_what_was_drawn_before_the_end_of_the_run_is_booked_after_it(alloc
     assert [(row.key, row.trials) for row in await world.priors.received(2)] == [("seen", 3), ("unseen", 4)]
 
 
+async def test_g07_a_lease_runs_from_the_last_time_it_was_promised(allocator: Allocator, world: World) -> None:
+    """Whoever opens again because the answer was lost reads a lease of 100 s, and has it from then on."""
+    await start(allocator, limits=RunLimits(rollouts=4))
+    first = await open_groups(allocator, "g", lease_s=100)
+    world.clock.advance(90)
+    assert await open_groups(allocator, "g", lease_s=100) == first
+    world.clock.advance(90)
+    assert (await open_groups(allocator, "h", lease_s=100)).groups[0].grant == 0
+    world.clock.advance(20)
+    assert (await open_groups(allocator, "i", lease_s=100)).groups[0].grant == 4
+
+
 async def test_observing_and_heartbeats_keep_leases_alive(allocator: Allocator, world: World) -> None:
     """A lease that is renewed outlasts its first end; one that is not gives its rollouts back to who asks next."""
     await start(allocator, limits=RunLimits(rollouts=8), stopping="fixed", k_max=4)
