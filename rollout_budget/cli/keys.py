@@ -1,0 +1,157 @@
+"""`rollout-budget admin keys`: create, list, rotate, revoke.
+
+A new token is printed once, and with `--file` written where only its owner can read it. The file is made before the key,
+so that no key is made whose token could not be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, get_args
+from uuid import uuid4
+
+from rollout_budget.cli import show
+from rollout_budget.cli.connection import ADMIN_KEY, admin
+from rollout_budget.cli.parsing import Commands, Options, Usage, seconds
+from rollout_budget.errors import OutcomeUnknown
+from rollout_budget.wire import Key, KeyCreate, KeyRotate, KeysAnswer, KeySecret, Scope
+from rollout_budget.wire.access import MAX_PAGE
+
+_CREATE = """\
+  rollout-budget admin keys create vision --label trainer --file vision.key
+  rollout-budget admin keys create vision --scope read --label dashboard --expires-in 90d
+  rollout-budget admin keys create vision --json | jq -r .token"""
+_ROTATE = """\
+  rollout-budget admin keys rotate 5f0c6f6e5bb0a7c1 --grace 1d --file vision.new.key
+  rollout-budget admin keys rotate 5f0c6f6e5bb0a7c1 --grace 0"""
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    keys = commands.group(
+        "keys",
+        "Create, list, rotate and revoke keys. A key belongs to one team: scope team works with its runs, read only"
+        " looks,\nadmin makes teams, limits and keys of all teams.",
+        "  rollout-budget admin keys list --team vision\n" + _CREATE,
+    )
+    create = keys.command("create", "Create a key. Its token is shown this once.", _CREATE, _create, key=ADMIN_KEY)
+    create.add_argument("team", help="whose key")
+    create.add_argument("--scope", choices=get_args(Scope), default="team", help="what it may do (default: team)")
+    create.add_argument("--label", help="what it is for, shown in lists")
+    create.add_argument(
+        "--expires-in", type=seconds, metavar="TIME", help="its life, like 12h or 90d (default: no end)"
+    )
+    _add_token_options(create)
+    listing = keys.command(
+        "list",
+        "List keys without their tokens. Oldest first.",
+        "  rollout-budget admin keys list\n  rollout-budget admin keys list --team vision --json",
+        _list,
+        key=ADMIN_KEY,
+    )
+    listing.add_argument("--team", help="of this team alone")
+    rotate = keys.command(
+        "rotate",
+        "Replace a key by a new one of the same team, scope, label and lifetime. The old one works until the grace ends.",
+        _ROTATE,
+        _rotate,
+        key=ADMIN_KEY,
+    )
+    rotate.add_argument("key_id", help="the key to replace, from `keys list`")
+    rotate.add_argument(
+        "--grace", type=seconds, metavar="TIME", default=3600.0, help="how long both work (default: 1h)"
+    )
+    _add_token_options(rotate)
+    revoke = keys.command(
+        "revoke",
+        "End a key at once. Processes that trusted it a moment ago refuse it within 5 s.",
+        "  rollout-budget admin keys revoke 5f0c6f6e5bb0a7c1",
+        _revoke,
+        key=ADMIN_KEY,
+    )
+    revoke.add_argument("key_id", help="the key to end, from `keys list`")
+
+
+def _add_token_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", metavar="FILE", help="also write the token to this new file, mode 0600")
+    parser.add_argument("--idempotency-key", metavar="ID", help="repeat a command whose answer was lost: the same key")
+
+
+def _create(options: Options) -> None:
+    request = KeyCreate(team=options.team, scope=options.scope, label=options.label, expires_in_s=options.expires_in)
+    with admin(options) as client:
+        _print_new(options, lambda once: client.create_key(request, idempotency_key=once))
+
+
+def _rotate(options: Options) -> None:
+    request = KeyRotate(grace_s=options.grace)
+    with admin(options) as client:
+        _print_new(options, lambda once: client.rotate_key(options.key_id, request, idempotency_key=once))
+
+
+def _revoke(options: Options) -> None:
+    with admin(options) as client:
+        key = client.revoke_key(options.key_id)
+    show.answer(options, key, show.fields(key))
+
+
+def _list(options: Options) -> None:
+    found: list[Key] = []
+    with admin(options) as client:
+        page = client.list_keys(team=options.team, limit=MAX_PAGE)
+        found += page.keys
+        while page.next is not None:
+            page = client.list_keys(team=options.team, after=page.next, limit=MAX_PAGE)
+            found += page.keys
+    rows = [
+        (
+            key.key_id,
+            key.team,
+            key.scope,
+            key.status,
+            key.created_at,
+            key.expires_at,
+            key.label or "",
+            key.replaces or "",
+        )
+        for key in found
+    ]
+    header = ("KEY", "TEAM", "SCOPE", "STATUS", "CREATED", "EXPIRES", "LABEL", "REPLACES")
+    show.answer(options, KeysAnswer(keys=found), rows, header)
+
+
+def _print_new(options: Options, make: Callable[[str], KeySecret]) -> None:
+    once = options.idempotency_key or str(uuid4())
+    with _token_file(options.file) as file:
+        try:
+            secret = make(once)
+        except OutcomeUnknown:
+            again = f"run the same command again with --idempotency-key {once}"
+            raise OutcomeUnknown(f"no answer came, so the key may have been made: {again}") from None
+        if file is not None:
+            file.write(secret.token + "\n")
+    show.answer(options, secret, show.fields(secret))
+
+
+@contextmanager
+def _token_file(name: str | None) -> Iterator[IO[str] | None]:
+    """Open a new file for its owner alone; it goes again if there is nothing to write."""
+    if name is None:
+        yield None
+        return
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Usage(f"--file {name} is there already; name a new file") from None
+    except OSError as error:
+        raise Usage(f"--file {name}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        Path(name).unlink()
+        raise

@@ -1,0 +1,89 @@
+"""`rollout-budget`: puts the commands together, and turns every failure into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from rollout_budget.cli import admin, team
+from rollout_budget.cli.connection import address
+from rollout_budget.cli.parsing import USAGE_STATUS, Commands, Options, Parser, Usage
+from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
+
+REFUSED_STATUS = 1
+AWAY_STATUS = 3
+
+COMMANDS = (team.add, admin.add)
+"""What adds commands at the top, in the order of `--help`."""
+
+_ABOUT = """Budgets of rollouts: what a team has left, and what an admin does about teams, limits and keys."""
+_EPILOG = """\
+examples:
+  export ROLLOUT_BUDGET_URL=https://allocator.example ROLLOUT_BUDGET_KEY="$(cat team.key)"
+  rollout-budget status
+  rollout-budget admin teams list --key-file admin.key
+
+environment:
+  ROLLOUT_BUDGET_URL         where the allocator is (default http://127.0.0.1:8100)
+  ROLLOUT_BUDGET_KEY         a team's key
+  ROLLOUT_BUDGET_ADMIN_KEY   an admin's key, for `rollout-budget admin`
+A key is never an argument: every process of the machine could read it there.
+
+exit codes:
+  0  done
+  1  the service refused: the line says why
+  2  the command lacks something or cannot be read; nothing was sent
+  3  the service cannot be reached, or no answer came
+
+Every command has --help with examples, and --json for programs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code, 2 as SystemExit where the arguments cannot be parsed."""
+    logging.getLogger("rollout_budget").addHandler(logging.NullHandler())  # retries are not news on a terminal
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except Usage as error:
+        return _fail(str(error), USAGE_STATUS)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", USAGE_STATUS)
+    except RolloutBudgetError as error:
+        return _fail(f"{error}{_advice(error, options)}", _status(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone, as with `| head`
+    return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command."""
+    whole = Parser(prog="rollout-budget", description=_ABOUT, epilog=_EPILOG)
+    commands = Commands(whole)
+    for add in COMMANDS:
+        add(commands)
+    return whole
+
+
+def _status(error: RolloutBudgetError) -> int:
+    return AWAY_STATUS if isinstance(error, (Unavailable, OutcomeUnknown)) else REFUSED_STATUS
+
+
+def _advice(error: RolloutBudgetError, options: Options) -> str:
+    if isinstance(error, Unauthorized):
+        return f"; check the key in {options.key_file or options.key_variable} and its scope"
+    if isinstance(error, NotFound):
+        return "; `rollout-budget admin teams list` and `... admin keys list` show what there is"
+    if isinstance(error, Unavailable):
+        return f"; is the allocator running at {address(options)}? Set --url or ROLLOUT_BUDGET_URL"
+    return ""
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"rollout-budget: {' '.join(message.split())}\n")
+    return status

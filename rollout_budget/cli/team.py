@@ -1,0 +1,58 @@
+"""Commands with a team's own key: what is left, whether the key works, what was changed."""
+
+from __future__ import annotations
+
+import sys
+
+from rollout_budget.cli import show
+from rollout_budget.cli.changes import add_options, print_changes
+from rollout_budget.cli.connection import TEAM_KEY, address, team
+from rollout_budget.cli.parsing import Commands, Options
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    commands.command(
+        "budget",
+        "Show your team's limits, what it has used, and what is left.",
+        "  rollout-budget budget\n  rollout-budget budget --json | jq .available",
+        _budget,
+        key=TEAM_KEY,
+    )
+    commands.command(
+        "status",
+        "Say in one line whether service and key work, and what is left. The exit code alone tells a script.",
+        "  rollout-budget status && python train.py\n  rollout-budget status --key-file .rollout-budget/allocator/team.key",
+        _status,
+        key=TEAM_KEY,
+    )
+    changes = commands.command(
+        "changes",
+        "Show who changed your team's limits, runs and keys, and when. Oldest first.",
+        "  rollout-budget changes\n  rollout-budget changes --subject budget:vision --json",
+        _changes,
+        key=TEAM_KEY,
+    )
+    add_options(changes)
+
+
+def _budget(options: Options) -> None:
+    with team(options) as client:
+        view = client.budget()
+    show.answer(options, view, show.fields(view))
+
+
+def _status(options: Options) -> None:
+    with team(options) as client:
+        view = client.budget()
+    if options.json:
+        sys.stdout.write(view.model_dump_json(indent=2) + "\n")
+        return
+    left = "no limit" if view.available is None else f"{show.text(view.available)} rollouts left"
+    used, held = show.text(view.usage.committed + view.usage.overage), show.text(view.usage.reserved)
+    sys.stdout.write(f"ok: team {view.team} at {address(options)}: {left}, {used} used, {held} held\n")
+
+
+def _changes(options: Options) -> None:
+    with team(options) as client:
+        print_changes(options, lambda after, limit: client.changes(subject=options.subject, after=after, limit=limit))
