@@ -77,6 +77,11 @@ class Account:
             self.reservations[key].refused += rollouts
         await self._counters(transaction)
 
+    def cut_off(self, transaction: MemoryTransaction) -> None:
+        """G9: nothing is left of a transaction that did not commit."""
+        if len(transaction.ledger._entries) != self.read:
+            self.broken("G9", "a transaction that did not commit has left entries")
+
     async def _limits(self, transaction: MemoryTransaction, entry: Entry) -> None:
         """G1: a grant keeps within every limit, as they stand in this transaction."""
         team, run = entry.account.team, entry.account.run

@@ -45,8 +45,11 @@ class Database:
             await self._travel()
             await self._account.commit(transaction)
         except BaseException as error:
-            if not await opened.__aexit__(type(error), error, error.__traceback__):
-                raise
+            try:
+                await opened.__aexit__(type(error), error, error.__traceback__)
+            finally:
+                self._account.cut_off(transaction)
+            raise
         else:
             await opened.__aexit__(None, None, None)
         if self._weather.strikes("commit lost"):

@@ -22,7 +22,7 @@ FOUND_WITHIN: dict[str, tuple[int, int]] = {
     "early-expiry": (6, 600),
     "over-limit": (6, 600),
     "new-id-per-attempt": (1, 100),
-    "half-transactions": (20, 600),
+    "half-transactions": (10, 600),
     "forgotten-close": (3, 600),
     "answered-anew": (3, 600),
     "lopsided-counter": (2, 300),

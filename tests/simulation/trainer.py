@@ -94,8 +94,8 @@ class Trainer:
             await self._call(self.allocator.create_run(self.spec))
             await asyncio.gather(*(self._lane() for _ in range(self.lanes)))
             await self._call(self.allocator.finish_run(self.run))
-            while not await self._call(self.allocator.flush()):
-                await asyncio.sleep(1.0)  # noqa: ASYNC110  what it waits for gives no signal: a service that is back
+            while not await self._call(self.allocator.flush()):  # noqa: ASYNC110  a service that is back gives no signal
+                await asyncio.sleep(1.0)
         except RolloutBudgetError as error:
             self._account.broken("G22", f"{self.team} {self.run} was stopped by {type(error).__name__}: {error}")
         refused = self.allocator._journal.run(self.run).refused
