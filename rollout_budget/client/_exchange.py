@@ -38,7 +38,7 @@ TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 """Seconds for each read, write and wait for a pooled connection; a service on the same network connects in far less."""
 
 UNTOUCHED = frozenset({429, 503})
-"""Statuses that say: not now, and nothing was done. Rate limits and shed load."""
+"""Statuses that say: not now, and nothing was done (rate limits, shed load), unless the problem's code says unknown."""
 UNCERTAIN = frozenset({502, 504})
 """Statuses of a proxy that lost its server: the request may have been delivered."""
 IN_FLIGHT = 409
@@ -238,7 +238,8 @@ def judge(call: Call[A], response: httpx.Response) -> None:
     raise Failure(
         error(f"{call.method} {call.path}: {detail}"),
         again=again,
-        perhaps_done=again and status not in UNTOUCHED,
+        perhaps_done=again
+        and (status not in UNTOUCHED or (problem is not None and problem.code == OutcomeUnknown.code)),
         after_s=_retry_after_s(response),
     )
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import Table
 
-from rollout_budget.errors import Unavailable
+from rollout_budget.errors import OutcomeUnknown, Unavailable
 
 TURN_TIMEOUT_S = 5.0
 """Longest wait for this process's turn to write to SQLite, the same as for the file's own lock."""
@@ -26,6 +26,12 @@ CHUNK = 8_000
 """Most ids in one statement: two columns of them stay under SQLite's 32,766 parameters."""
 
 Item = TypeVar("Item")
+
+
+class CommitUnanswered(Unavailable):
+    """A commit was sent and never answered: the transaction may have taken effect. The same request says which."""
+
+    code = OutcomeUnknown.code
 
 
 class Database:
@@ -41,12 +47,17 @@ class Database:
 
         Raises:
             Unavailable: the database is away, or a lock was not had in time; nothing was stored.
+            CommitUnanswered: the database went away while it committed.
         """
         async with self._turns():
+            committing = False
             try:
                 async with self.engine.begin() as connection:
                     yield connection
+                    committing = True
             except (OperationalError, InterfaceError, PoolTimeout) as error:
+                if committing:
+                    raise CommitUnanswered("the database went away while it stored this; it may be stored") from error
                 raise Unavailable("the database is busy or away; nothing was stored") from error
 
     @asynccontextmanager

@@ -190,7 +190,9 @@ def test_before_any_delivery_the_end_is_unavailable(hiccup: Reply) -> None:
     assert script.calls == 4
 
 
-@pytest.mark.parametrize("hiccup", [httpx.ReadTimeout("slow"), problem(504, "gateway-timeout")])
+@pytest.mark.parametrize(
+    "hiccup", [httpx.ReadTimeout("slow"), problem(504, "gateway-timeout"), problem(503, "outcome-unknown")]
+)
 def test_after_a_possible_delivery_the_end_is_outcome_unknown(hiccup: Reply) -> None:
     """One lost answer is enough, whatever the later attempts met; the message names the ids and how to ask."""
     refused = httpx.ConnectError("refused")
