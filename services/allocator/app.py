@@ -10,11 +10,12 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from rollout_budget.engine.ports import PriorSource
+from services.allocator.auth import Entrance
 from services.allocator.endpoints import admin, budgets, changes, runs
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
-from services.kit import bodies, http, problems, segments
+from services.kit import bodies, edge, http, problems, segments
 from services.kit.app import Application
 
 VERSION = "1.0.0"
@@ -66,6 +67,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         app.include_router(router)
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)
+    edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=missing)
     segments.install(app)

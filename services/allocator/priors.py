@@ -18,6 +18,7 @@ from rollout_budget.client import PriorClient
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.errors import RolloutBudgetError, ServiceError, Unavailable
 from rollout_budget.wire import EvidenceRequest, EvidenceRow, PriorModel, Prompt, ValuesAnswer, ValuesRequest
+from services.kit.edge import outside
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -119,7 +120,8 @@ class RemotePriors:
 
         async def ask(batch: list[Prompt]) -> None:
             request = ValuesRequest(policy=policy, version=version, prompts=batch, model=model)
-            answers.append(await self._values.call(lambda: self._client.for_team(team).values(request), ends))
+            async with outside():
+                answers.append(await self._values.call(lambda: self._client.for_team(team).values(request), ends))
 
         try:
             refused = [str(error) for _, error in await _halved(prompts, ask)]

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.kit.configuration import ServiceSettings, is_loopback
+from services.kit.configuration import AdmittingSettings, is_loopback
 
 MIN_SECRET_CHARS = 32
 """Shortest pepper or admin key: 128 bits of hexadecimal digits."""
 
 
-class Settings(ServiceSettings):
+class Settings(AdmittingSettings):
     """Everything that can be set. Secrets have no defaults."""
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_BUDGET_ALLOCATOR_", extra="forbid", frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsError
+
+from services.kit.admission import Limits
 
 
 class ServiceSettings(BaseSettings):
@@ -27,6 +29,58 @@ class ServiceSettings(BaseSettings):
                 close = difflib.get_close_matches(name.upper(), known, n=1)
                 raise ValueError(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
         return data
+
+
+class AdmittingSettings(ServiceSettings):
+    """Settings of a service with an edge (`admission` has the rules). All are of one process: N replicas let in N times."""
+
+    requests_per_s: Annotated[float, Field(gt=0)] = 1_000.0
+    """Of one team, in the long run: more than one process answers, so that no trainer meets it by accident."""
+
+    request_burst: Annotated[float, Field(ge=1)] = 2_000.0
+    """Requests that a team may send at once after a pause."""
+
+    bytes_per_s: Annotated[float, Field(gt=0)] = 64.0 * 2**20
+    """Of request bodies of one team, in the long run: a hundred full steps of 4,096 groups."""
+
+    byte_burst: Annotated[float, Field(ge=1)] = 256.0 * 2**20
+    """Bytes that a team may send at once after a pause: four bodies of the largest size."""
+
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Units of work at once: a request is one, and one more for every 64 KiB of its body."""
+
+    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Units of one team at once; the rest is for others, whatever one team sends."""
+
+    max_queue: Annotated[int, Field(ge=0, le=65_536)] = 256
+    """Requests that may wait their turn; beyond it, the last in line is answered 503."""
+
+    queue_wait_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Longest wait for a turn, then 503: a client with a deadline of 10 s still has time to try again."""
+
+    unknown_keys_per_s: Annotated[float, Field(gt=0)] = 20.0
+    """Requests, of everybody together, whose key this process has not seen yet; ten seconds' worth at once."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.team_concurrency > self.concurrency:
+            raise ValueError("team_concurrency is a part of concurrency, so it cannot be more")
+        return self
+
+    @property
+    def admission(self) -> Limits:
+        """Bounds of the edge."""
+        return Limits(
+            requests_per_s=self.requests_per_s,
+            request_burst=self.request_burst,
+            bytes_per_s=self.bytes_per_s,
+            byte_burst=self.byte_burst,
+            units=self.concurrency,
+            team_units=self.team_concurrency,
+            queue=self.max_queue,
+            wait_s=self.queue_wait_s,
+            strangers_per_s=self.unknown_keys_per_s,
+        )
 
 
 def listed(settings: type[ServiceSettings]) -> str:

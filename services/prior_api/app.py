@@ -11,10 +11,10 @@ from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import ModelView, PriorModel
-from services.kit import bodies, database, http, problems, segments
+from services.kit import bodies, database, edge, http, problems, segments
 from services.kit.app import Application
 from services.prior_api import encoders, endpoints, licences
-from services.prior_api.auth import Door
+from services.prior_api.auth import Door, Entrance
 from services.prior_api.batching import Batcher
 from services.prior_api.encoders import Encoder
 from services.prior_api.features import FeatureCache, SqlFeatureCache
@@ -95,6 +95,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         epsilon=settings.shared_epsilon,
     )
     problems.install(app)
+    edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=ready)
     segments.install(app)

@@ -6,22 +6,45 @@ Secrets are held as keyed hashes with a pepper of this process, so that a look-u
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BeforeValidator
+from starlette.datastructures import Headers
 
 from rollout_budget.errors import Unauthorized
 from rollout_budget.wire.common import Identifier
 from services.kit import keys
+from services.kit.edge import bearer
 from services.prior_api.settings import Settings
 
 DEFAULT_TEAM = "default"
 """The team of a service key that names none: what a single user of an embedded service needs."""
 
 TeamName = Annotated[Identifier, BeforeValidator(unquote)]
+
+
+class Entrance:
+    """Obeys `edge.Visitors`: every key is in memory here, so a known one is recalled and an unknown one refused."""
+
+    def recall(self, app: Any, headers: Headers) -> str | None:
+        """Return the team that a request is charged to, None if its key is no good."""
+        try:
+            return _named(app.state.door, headers)
+        except Unauthorized:
+            return None
+
+    async def identify(self, app: Any, headers: Headers) -> str:
+        """Return the same; `Unauthorized` says what is wrong."""
+        return _named(app.state.door, headers)
+
+
+def _named(door: Door, headers: Headers) -> str:
+    named = headers.get("rollout-budget-team")
+    return door.team(bearer(headers), None if named is None else unquote(named))
+
 
 _bearer = HTTPBearer(auto_error=False, description="A team's key, or a service key with `Rollout-Budget-Team`.")
 

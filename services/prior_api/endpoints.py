@@ -22,7 +22,7 @@ from services.prior_api import examples
 from services.prior_api.auth import Team
 from services.prior_api.service import PriorService
 
-router = APIRouter(prefix="/v1", responses=problems.documented(400, 401, 413, 422, 503))
+router = APIRouter(prefix="/v1", responses=problems.documented(400, 401, 413, 422, 429, 503))
 
 
 def _service(request: Request) -> PriorService:

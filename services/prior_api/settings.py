@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from rollout_budget.wire.common import Identifier
-from services.kit.configuration import ServiceSettings, is_loopback
+from services.kit.configuration import AdmittingSettings, is_loopback
 from services.prior_api.encoders import DEFAULT_BACKBONE, Choice
 from services.prior_api.encoders.placement import Device, Placement, Precision
 from services.prior_api.encoders.transformer import Pooling
@@ -25,7 +25,7 @@ from services.prior_api.sharing import EPSILON
 Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 
 
-class Settings(ServiceSettings):
+class Settings(AdmittingSettings):
     """Everything that can be set. An environment variable per field, lists and tables as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_BUDGET_PRIOR_", extra="forbid", frozen=True)
@@ -80,6 +80,10 @@ class Settings(ServiceSettings):
     """How long the first text of a batch waits for others."""
     encoder_max_queue: Annotated[int, Field(ge=1)] = 65_536
     """Texts that may wait; beyond it, registration is refused with 503."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Units of work at once (see `AdmittingSettings`): most of them wait for the encoder, which likes company."""
+    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Units of one team at once."""
     encode_wait_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     """How long a values call waits for features of new texts; later ones are ready for the next call."""
     shared_epsilon: Annotated[float, Field(gt=0, le=16)] = EPSILON

@@ -28,7 +28,7 @@ from services.allocator.endpoints.parts import Parts
 from services.allocator.errors import MissingIdempotencyKey
 from services.kit.problems import documented
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(400, 401, 403, 413, 422, 503))
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(400, 401, 403, 413, 422, 429, 503))
 
 TeamId = Annotated[Identifier, Path(description="Percent-encoded, `/` included.")]
 KeyId = Annotated[str, Path(min_length=1, max_length=32)]

@@ -18,7 +18,7 @@ from services.kit.problems import documented
 CSV = "text/csv"
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
-router = APIRouter(prefix="/v1", tags=["budgets"], responses=documented(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["budgets"], responses=documented(401, 403, 422, 429, 503))
 
 
 @router.get("/budget")

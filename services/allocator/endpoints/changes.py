@@ -13,7 +13,7 @@ from services.allocator.auth import Admin, Reader
 from services.allocator.endpoints.parts import Parts
 from services.kit.problems import documented
 
-router = APIRouter(prefix="/v1", tags=["changes"], responses=documented(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["changes"], responses=documented(401, 403, 422, 429, 503))
 
 Subject = Annotated[
     str | None,

@@ -38,7 +38,7 @@ from services.allocator.endpoints import examples
 from services.allocator.endpoints.parts import Parts
 from services.kit.problems import documented
 
-router = APIRouter(prefix="/v1", tags=["runs"], responses=documented(400, 401, 403, 413, 422, 503))
+router = APIRouter(prefix="/v1", tags=["runs"], responses=documented(400, 401, 403, 413, 422, 429, 503))
 RunId = Annotated[Identifier, Path(description="Percent-encoded, `/` included.")]
 _UNKNOWN = documented(404)
 _ENDED = documented(404, 409)
