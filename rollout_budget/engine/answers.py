@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rollout_budget.baselines.base import BoolArray
-from rollout_budget.decisions import Plan
+from rollout_budget.decisions import Plan, Rules
 from rollout_budget.engine.records import RunRecord
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
@@ -148,7 +148,13 @@ def run_answer(record: RunRecord, usage: RolloutCounts) -> Run:
         status="finished" if record.finished else "running",
         usage=usage,
         prior=prior_quality(record.reliability, outcome_range),
+        price=price_in_force(record),
     )
+
+
+def price_in_force(record: RunRecord) -> float:
+    """Return the price that holds now, on the outcome scale: set by hand, paced, or the stopping rule's own."""
+    return record.spec.outcome_range.core().squared_from_unit(Rules.of(record.in_force).price)
 
 
 def prior_quality(learned: Reliability, outcome_range: OutcomeRange) -> PriorQuality:

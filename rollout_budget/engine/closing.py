@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rollout_budget.engine import pacing
 from rollout_budget.engine.answers import to_unit
 from rollout_budget.engine.ids import evidence_id, reservation_ids
 from rollout_budget.engine.learning import learn
@@ -41,7 +42,8 @@ async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> 
         outcomes = _final_outcomes(run, closing, records)
         answers = {key: record.closed for key, record in records.items() if record.closed is not None}
         answers |= await _settle(transaction, run, closing, records, outcomes)
-        learned = _learned(run, closing, records, outcomes)
+        paced = pacing.closed(run, closing, records, outcomes)
+        learned = _learned(paced, closing, records, outcomes)
         if learned is not run:
             await transaction.save_run(learned)
     return CloseAnswer(groups=[answers[key] for key in bodies])

@@ -7,7 +7,8 @@ its end; one that raises leaves nothing behind. Calls about one run take turns o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rollout_budget.engine import closing, observing, opening, planning, stateless, waves
 from rollout_budget.engine.answers import run_answer
@@ -42,6 +43,7 @@ from rollout_budget.wire import (
     TeamLimits,
     UsageAnswer,
 )
+from rollout_budget.wire.pacing import require_priced
 
 
 class Engine:
@@ -77,14 +79,18 @@ class Engine:
             return await _run_answer(transaction, await transaction.run(team, run_id))
 
     async def patch_run(self, team: str, run_id: str, patch: RunPatch) -> Run:
-        """Change price or limits; lowering a limit below use stops new grants only."""
+        """Change price, limits or pacing; lowering a limit below use stops new grants only.
+
+        Raises:
+            NotFound: this team has no such run.
+            InvalidInput: pacing for a stopping rule without a price; nothing was stored.
+        """
         changes = {name: value for name in patch.model_fields_set if (value := getattr(patch, name)) is not None}
         async with self._store.transaction() as transaction:
             record = await transaction.run(team, run_id, lock=True)
-            spec = record.spec.model_copy(update=changes)
-            patched = RunRecord(team, spec, record.reliability, record.finished, record.fingerprint)
+            patched = replace(record, spec=_patched(record.spec, changes))
             await transaction.save_run(patched)
-            await transaction.ledger.open_account(Account(team, run_id), spec.limits)
+            await transaction.ledger.open_account(Account(team, run_id), patched.spec.limits)
             return await _run_answer(transaction, patched)
 
     async def finish_run(self, team: str, run_id: str) -> Run:
@@ -204,6 +210,17 @@ async def _handed_on(transaction: Transaction, team: str, spec: RunSpec) -> Reli
             f"warm_start: run {spec.warm_start!r} has the prior model {other.spec.prior_model!r}, not {spec.prior_model!r}"
         )
     return other.reliability.handed_on()
+
+
+def _patched(spec: RunSpec, changes: Mapping[str, object]) -> RunSpec:
+    """Return the spec with changes; pacing alone takes back a price set by hand, as that would win."""
+    if "pacing" not in changes:
+        return spec.model_copy(update=changes)
+    try:
+        require_priced(spec.stopping)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+    return spec.model_copy(update={"price": None, **changes})
 
 
 async def _run_answer(transaction: Transaction, record: RunRecord) -> Run:

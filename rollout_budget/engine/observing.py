@@ -101,7 +101,7 @@ async def _decide(
         [record.prior_error for record in records],
         [item.outcomes for item in items],
     )
-    rules = Rules.of(run.spec)
+    rules = Rules.of(run.in_force)
     plan = waves.plan(rules, groups, run.reliability)
     grants, more = await _hold(transaction, run, records, groups.sizes, plan)
     reasons: list[Reason] = [

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rollout_budget.decisions import Rules, first_wave
+from rollout_budget.engine import pacing
 from rollout_budget.engine.answers import groups_of
 from rollout_budget.engine.freezing import FrozenPrior, fetch, freeze
 from rollout_budget.engine.ids import fingerprint, reservation_id
@@ -48,6 +49,7 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
             frozen = {key: freeze(run, f"group {key.group_id!r}", bodies[key], fetched) for key in fresh}
             new_bodies = {key: bodies[key] for key in fresh}
             planned = await _planned(transaction, run, new_bodies)
+            run = await pacing.opened(transaction, run, list(new_bodies.values()))
             opened = await _first_waves(transaction, run, new_bodies, frozen, planned=planned, lease_s=request.lease_s)
             new = [_record(run, bodies[key], prints[key], frozen[key], answer) for key, answer in opened.items()]
             await transaction.save_groups(team, run_id, new)
@@ -101,7 +103,7 @@ async def _first_waves(
 ) -> dict[GroupKey, OpenedGroup]:
     priors = [frozen[key] for key in bodies]
     groups = groups_of([p.value for p in priors], [p.standard_error for p in priors], [()] * len(priors))
-    plan = first_wave(Rules.of(run.spec), groups, run.reliability)
+    plan = first_wave(Rules.of(run.in_force), groups, run.reliability)
     run_id, outcome_range = run.spec.run_id, run.spec.outcome_range.core()
     own = [planned[key].first_wave if key in planned else -1 for key in bodies]
     wanted = np.where(np.array(own) < 0, plan.wanted, own).tolist()

@@ -89,7 +89,7 @@ async def _kept(transaction: Transaction, run: RunRecord, plan_id: str, print_: 
 
 def _answer(run: RunRecord, request: PlanRequest, fetched: Mapping[FetchKey, Fetched]) -> PlanAnswer:
     priors = [freeze(run, f"prompt {candidate.prompt_key!r}", candidate, fetched) for candidate in request.candidates]
-    return decide(run.spec, run.reliability, request, priors, exploration=request.exploration)
+    return decide(run.in_force, run.reliability, request, priors, exploration=request.exploration)
 
 
 def _prompts(spec: RunSpec, request: PlanRequest, priors: list[FrozenPrior], choice: Choice) -> list[PlannedPrompt]:

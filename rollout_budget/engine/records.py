@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rollout_budget.pacing import Pacing
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import ClosedGroup, Decision, OpenedGroup, PlanAnswer, PriorSourceName, RunSpec
 
@@ -14,6 +15,7 @@ class RunRecord:
     """A run as it stands, with what it has learned about its prior so far.
 
     `fingerprint` is the hash of the body it was declared with, which a later patch of `spec` does not change (G4).
+    `pacing` is what a run with `spec.pacing` knows of its demand; None before its first group.
     """
 
     team: str
@@ -21,6 +23,15 @@ class RunRecord:
     reliability: Reliability
     finished: bool = False
     fingerprint: str = ""
+    pacing: Pacing | None = None
+
+    @property
+    def in_force(self) -> RunSpec:
+        """The spec with the price that holds now: a price set by hand, or else the paced one once there is one."""
+        spec, paced = self.spec, self.pacing
+        if spec.price is not None or spec.pacing is None or paced is None or paced.price is None:
+            return spec
+        return spec.model_copy(update={"price": spec.outcome_range.core().squared_from_unit(paced.price)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from rollout_budget.wire.common import (
     Request,
     Wire,
 )
+from rollout_budget.wire.pacing import PacingSettings
 from rollout_budget.wire.plan import PlanAnswer, PlanCandidate, PlannedPrompt, PlanRequest
 from rollout_budget.wire.prior import (
     EvidenceAnswer,
@@ -135,6 +136,7 @@ __all__ = [
     "OpenGroup",
     "OpenRequest",
     "OpenedGroup",
+    "PacingSettings",
     "PlanAnswer",
     "PlanCandidate",
     "PlanRequest",

@@ -30,6 +30,7 @@ from rollout_budget.wire.common import (
     Version,
     Wire,
 )
+from rollout_budget.wire.pacing import PacingSettings, absent, require_priced
 
 Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes", "james_stein", "ebpo", "beta_history"]
 Stopping = Literal[
@@ -106,16 +107,28 @@ class RunSpec(DecisionSettings):
     )
     reference_group_size: GroupSize = Field(default=16, description="Fixed group size that savings are stated against.")
     limits: RunLimits = RunLimits()
+    pacing: PacingSettings | None = Field(
+        default=None,
+        exclude_if=absent,
+        description="Set the price from what is left of a budget. A `price` set by hand wins.",
+    )
+
+    @model_validator(mode="after")
+    def _paced(self) -> RunSpec:
+        if self.pacing is not None:
+            require_priced(self.stopping)
+        return self
 
 
 class RunPatch(Request):
     """Changes to a running run; absent fields stay. `limits` is replaced as a whole: one that it leaves out is lifted.
 
-    Lowering a limit below use only stops new grants.
+    Lowering a limit below use only stops new grants. `pacing` without `price` takes back a price set by hand.
     """
 
     price: NonNegative | None = None
     limits: RunLimits | None = None
+    pacing: PacingSettings | None = Field(default=None, exclude_if=absent)
 
 
 class PriorQuality(Wire):
@@ -154,6 +167,9 @@ class Run(Wire):
     status: Literal["running", "finished"]
     usage: RolloutCounts
     prior: PriorQuality
+    price: NonNegative | None = Field(
+        default=None, description="Price in force: set by hand, paced, or the stopping rule's own."
+    )
 
 
 class SuppliedPrior(Request):

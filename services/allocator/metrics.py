@@ -12,6 +12,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from rollout_budget.engine.answers import price_in_force
 from rollout_budget.engine.records import RunRecord
 from rollout_budget.ledger.base import EntryKind
 from rollout_budget.ledger.books import Entry
@@ -79,7 +80,7 @@ class Metrics:
         self.violations = counter("invariant_violations", "Counters found to differ from their entries.")
         self.limit = gauge("limit_rollouts", "A team's limit in all.", ("team",))
         self.in_use = gauge("in_use_rollouts", "What counts against a team's limit.", ("team", "state"))
-        self.price = gauge("price", "Marginal cost of a rollout, squared error; absent where the default holds.")
+        self.price = gauge("price", "Price in force: marginal cost of a rollout, squared error on the outcome scale.")
         self.squared_error = gauge("prior_squared_error", "Pooled squared error of a run's priors.")
         self.explained_variance = gauge("prior_explained_variance", "Variance of outcomes that priors explain.")
         self.strength = gauge("prior_strength_rollouts", "Pseudo-rollouts that a prior counts for (m).")
@@ -135,7 +136,7 @@ class Metrics:
             return
         learned = record.reliability
         figures = {
-            self.price: record.spec.price,
+            self.price: price_in_force(record),
             self.squared_error: learned.squared_prior_error,
             self.explained_variance: learned.explained_variance,
             self.strength: learned.strength,

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from rollout_budget.engine.ports import Evidence, PolicyOwner
 from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, RunRecord
 from rollout_budget.errors import NotFound
+from rollout_budget.pacing import Pacing
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import EvidenceRow, RunSpec
 from services.allocator.database.ledger import SqlLedger
@@ -25,6 +26,7 @@ from services.kit.session import Database, chunks, insert
 
 _GROUP = TypeAdapter(GroupRecord)
 _PLAN = TypeAdapter(PlanRecord)
+_PACING = TypeAdapter(Pacing)
 
 
 class SqlTransaction:
@@ -73,7 +75,9 @@ class SqlTransaction:
         if row is None:
             raise NotFound(f"no run {run_id!r}")
         reliability = Reliability.from_dict(json.loads(row.reliability))
-        return RunRecord(row.team, RunSpec.model_validate_json(row.spec), reliability, row.finished, row.fingerprint)
+        pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
+        spec = RunSpec.model_validate_json(row.spec)
+        return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing)
 
     async def save_run(self, record: RunRecord) -> None:
         """Store a changed run."""
@@ -214,4 +218,5 @@ def _run_columns(record: RunRecord) -> dict[str, object]:
         "reliability": json.dumps(record.reliability.to_dict()),
         "finished": record.finished,
         "fingerprint": record.fingerprint,
+        "pacing": None if record.pacing is None else _PACING.dump_json(record.pacing).decode(),
     }

@@ -165,6 +165,7 @@ runs = Table(
     Column("fingerprint", String(DIGEST), nullable=False),
     Column("reliability", Text, nullable=False),
     Column("finished", Boolean, nullable=False),
+    Column("pacing", Text),
 )
 
 groups = Table(
