@@ -1,0 +1,161 @@
+"""Parts `growth` and `memory`: what 1,000 runs and a million ledger rows change, and what an open group takes.
+
+The rows are put there by direct SQL with counters that agree; the service's own audit checks that they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections import defaultdict
+from contextlib import ExitStack
+
+import numpy as np
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from benchmarks.allocator import bodies, servers
+from benchmarks.allocator.against_bare import SURE, by_call, pipeline
+from benchmarks.allocator.load import open_loop
+from benchmarks.allocator.options import Figure, Kind, Options
+from benchmarks.allocator.servers import Server
+from services.allocator.database.audit import audit
+from services.kit.database import connect
+from services.kit.session import Database
+
+TEAM = "default"
+SMALL = (1, 1_000)
+LARGE = (1_000, 1_000_000)
+QUICK = (50, 20_000)
+"""Runs and ledger rows before the measurement."""
+OPEN = 20_000
+"""Groups that lie open in `memory`."""
+
+_DIGEST = {"sqlite": "lower(hex(randomblob(32)))", "postgresql": "md5('a' || n) || md5('b' || n)"}
+_NUMBERS = {
+    "sqlite": "(WITH RECURSIVE c(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n + 1 < :{0}) SELECT n FROM c) AS c",
+    "postgresql": "generate_series(0, CAST(:{0} AS integer) - 1) AS c(n)",
+}
+
+
+def growth(options: Options) -> list[Figure]:
+    """Latency of one-group calls in a database with 1,000 runs and 10^6 ledger rows, against one with 1 and 10^3."""
+    return [figure for database in options.databases for figure in _growth(options, database)]
+
+
+def memory(options: Options) -> list[Figure]:
+    """Bytes in the database and in the process per open group, after one report of each."""
+    return [_memory(options, database) for database in options.databases]
+
+
+def _growth(options: Options, database: Kind) -> list[Figure]:
+    found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    with ExitStack() as stack:
+        pair = []
+        for name, (runs, rows) in (("small", SMALL), ("large", QUICK if options.quick else LARGE)):
+            url = servers.database_url(database, options.folder, options.postgres)
+            server = stack.enter_context(servers.service(name, url, options.folder))
+            asyncio.run(fill(url, runs, rows))
+            pair.append(server)
+        for seed in options.seeds:
+            for server in pair if seed % 2 else pair[::-1]:
+                calls = pipeline(server, seed, options)
+                replies = asyncio.run(open_loop(server.target, calls, options.rate))
+                for call, latencies in by_call(replies).items():
+                    found[server.name, call].append(float(np.median(latencies)) * 1e3)
+    return [
+        Figure(
+            f"{call}, one group, median: 1,000 runs and 10^6 ledger rows against 1 and 10^3",
+            database,
+            "<= 1.20",
+            [large / small for large, small in zip(found["large", call], found["small", call], strict=True)],
+            statistics.median(found["large", call]),
+            statistics.median(found["small", call]),
+            "ms",
+        )
+        for call in ("open", "observe", "close")
+    ]
+
+
+async def fill(url: str, runs: int, rows: int) -> None:
+    """Put runs, settled reservations and their entries into a database.
+
+    Raises:
+        RuntimeError: the audit finds that counters and entries disagree.
+    """
+    database = Database(connect(url))
+    try:
+        async with database.transaction() as connection:
+            if url.startswith("postgresql"):
+                await connection.execute(text("SET LOCAL statement_timeout = 0"))
+            await _insert(connection, runs, rows // 2)
+        async with database.transaction() as connection:
+            if await audit(connection):
+                raise RuntimeError("the filled ledger does not add up")
+    finally:
+        await database.engine.dispose()
+
+
+async def _insert(connection: AsyncConnection, runs: int, holds: int) -> None:
+    """Each hold of four rollouts was granted and committed: two entries."""
+    kind = connection.dialect.name
+    numbers, values = _NUMBERS[kind].format("holds"), {"team": TEAM, "runs": runs, "holds": holds}
+    name = "'filled-' || (n % :runs)"
+    spec = bodies.declare("filled").body.decode()
+    day = "'2026-01-01'"
+    statements = [
+        "INSERT INTO runs (team, run, spec, fingerprint, reliability, finished) "
+        f"SELECT :team, 'filled-' || n, :spec, '', '{{}}', true FROM {_NUMBERS[kind].format('runs')}",
+        "INSERT INTO accounts (team, run, span, limit_rollouts, reserved, committed, overage) "
+        "SELECT :team, 'filled-' || n, 'total', 1000000000, 0, 4 * ((:holds - n + :runs - 1) / :runs), 0 "
+        f"FROM {_NUMBERS[kind].format('runs')}",
+        "INSERT INTO reservations (team, id_digest, reservation_id, run, asked, rollouts, step, day, state, used) "
+        f"SELECT :team, {_DIGEST[kind]}, 'filled/' || n, {name}, 4, 4, NULL, {day}, 'committed', 4 FROM {numbers}",
+        "INSERT INTO entries (team, run, reservation, kind, rollouts, step, day, at_s) "
+        f"SELECT :team, {name}, 'filled/' || n, k, 4, NULL, {day}, 1767225600 "
+        f"FROM {numbers} CROSS JOIN (SELECT 'reserve' AS k UNION ALL SELECT 'commit') AS kinds ORDER BY n, k DESC",
+        "UPDATE accounts SET committed = committed + 4 * :holds WHERE team = :team AND run = '' AND span = 'total'",
+    ]
+    for statement in statements:
+        used = {key: value for key, value in {**values, "spec": spec}.items() if f":{key}" in statement}
+        await connection.execute(text(_typed(statement, kind)), used)
+
+
+def _typed(statement: str, kind: str) -> str:
+    """Say the types of parameters where PostgreSQL cannot know them."""
+    if kind == "sqlite":
+        return statement
+    for name, type_ in (("team", "text"), ("spec", "text"), ("runs", "bigint"), ("holds", "bigint")):
+        statement = statement.replace(f"CAST(:{name} AS integer)", f"CAST(@{name} AS integer)")
+        statement = statement.replace(f":{name}", f"CAST(@{name} AS {type_})").replace("@", ":")
+    return statement
+
+
+def _memory(options: Options, database: Kind) -> Figure:
+    url = servers.database_url(database, options.folder, options.postgres)
+    count, size = (2_048 if options.quick else OPEN) // 512, 512
+    with servers.service(database, url, options.folder) as server:
+        asyncio.run(open_loop(server.target, [bodies.declare("memory")], SURE, 1))
+        groups = bodies.Groups("memory", 0)
+        _open(server, groups, 4, size)
+        before, stored = server.rss, server.stored()
+        _open(server, groups, count, size)
+        grown, lies = server.rss - before, server.stored() - stored
+    opened = count * size
+    return Figure(
+        "bytes in the database per open group, with its outcomes, reservations and entries",
+        database,
+        "stated",
+        [1.0],
+        lies / opened,
+        lies / opened,
+        "bytes",
+        {"process bytes per group": grown / opened, "open groups": float(opened), "RSS MB": (before + grown) / 2**20},
+    )
+
+
+def _open(server: Server, groups: bodies.Groups, batches: int, size: int) -> None:
+    for step in range(1, batches + 1):
+        opened, observed, _ = groups.batch(size, step)
+        for call in (opened, observed):
+            asyncio.run(open_loop(server.target, [call], SURE, 1))
