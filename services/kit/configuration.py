@@ -49,7 +49,7 @@ class AdmittingSettings(ServiceSettings):
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 8
     """Units of work at once: a request is one, and one more for every 64 KiB of its body."""
 
-    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 4
+    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 3
     """Units of one team at once; the rest is for others, whatever one team sends."""
 
     max_queue: Annotated[int, Field(ge=0, le=65_536)] = 256
