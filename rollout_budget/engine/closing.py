@@ -32,7 +32,7 @@ async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> 
         InvalidInput: an outcome lies outside the range, or there are more than rollouts; nothing was stored.
     """
     bodies = {GroupKey(group.group_id, group.attempt): group for group in request.groups}
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         records = await transaction.groups(team, run_id, list(bodies))
         missing = next((key for key in bodies if key not in records), None)

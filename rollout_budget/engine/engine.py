@@ -61,7 +61,7 @@ class Engine:
             NotFound: this team has no run of the id that it shall start from; nothing was stored.
             InvalidInput: that run has another prior model; nothing was stored.
         """
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             new = RunRecord(team, spec, await _handed_on(transaction, team, spec), fingerprint=fingerprint(spec))
             record = await transaction.add_run(new)
             if record.fingerprint != new.fingerprint:
@@ -75,7 +75,7 @@ class Engine:
         Raises:
             NotFound: this team has no such run; so raise all methods that take a run.
         """
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             return await _run_answer(transaction, await transaction.run(team, run_id))
 
     async def patch_run(self, team: str, run_id: str, patch: RunPatch) -> Run:
@@ -86,7 +86,7 @@ class Engine:
             InvalidInput: pacing for a stopping rule without a price; nothing was stored.
         """
         changes = {name: value for name in patch.model_fields_set if (value := getattr(patch, name)) is not None}
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             record = await transaction.run(team, run_id, lock=True)
             patched = replace(record, spec=_patched(record.spec, changes))
             await transaction.save_run(patched)
@@ -95,7 +95,7 @@ class Engine:
 
     async def finish_run(self, team: str, run_id: str) -> Run:
         """End a run: open groups are settled as observed, the rest of their grants goes back."""
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             record = await closing.finish(transaction, await transaction.run(team, run_id, lock=True))
             return await _run_answer(transaction, record)
 
@@ -117,7 +117,7 @@ class Engine:
 
     async def heartbeat(self, team: str, run_id: str) -> HeartbeatAnswer:
         """Renew the leases of all open groups of a run, each for as long as it was opened for."""
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             await transaction.run(team, run_id)
             records = await transaction.open_groups(team, run_id)
             return HeartbeatAnswer(renewed=await waves.renew(transaction.ledger, Account(team, run_id), records))
@@ -128,7 +128,7 @@ class Engine:
         Raises:
             NotFound: a group was never opened; the message names it.
         """
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             await transaction.run(team, run_id)
             records = await transaction.latest_groups(team, run_id, request.group_ids)
         missing = next((group_id for group_id in request.group_ids if group_id not in records), None)
@@ -154,12 +154,12 @@ class Engine:
 
     async def budget(self, team: str) -> BudgetView:
         """Return a team's limits and counters."""
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             return await transaction.ledger.budget(team)
 
     async def usage(self, team: str, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
         """Return a team's usage, grouped by these dimensions."""
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             return UsageAnswer(rows=await transaction.ledger.usage(team, by))
 
     async def reservation(self, team: str, reservation_id: str) -> ReservationView:
@@ -168,7 +168,7 @@ class Engine:
         Raises:
             NotFound: this team has none of that id.
         """
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             found = await transaction.ledger.reservation(team, reservation_id)
         return ReservationView(
             reservation_id=found.id,
@@ -181,7 +181,7 @@ class Engine:
 
     async def set_team_limits(self, team: str, limits: TeamLimits) -> BudgetView:
         """Set a team's limits; lower than what is used already is legal and stops new grants only."""
-        async with self._store.transaction() as transaction:
+        async with self._store.transaction(team) as transaction:
             await transaction.ledger.set_team_limits(team, limits)
             return await transaction.ledger.budget(team)
 

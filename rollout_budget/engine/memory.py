@@ -137,8 +137,9 @@ class MemoryStore:
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
+    async def transaction(self, team: str | None = None) -> AsyncIterator[MemoryTransaction]:
         """See `Store`."""
+        del team  # one process, one memory: there is no second wall to put up
         async with self._lock:
             savepoint = self._ledger.savepoint()
             transaction = MemoryTransaction(self._tables, self._ledger)

@@ -42,7 +42,7 @@ async def observe(store: Store, team: str, run_id: str, request: ObserveRequest)
         Conflict: outcomes that were reported before are missing or changed; nothing was stored for any group.
         InvalidInput: an outcome lies outside the range; nothing was stored.
     """
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         seen = await _observations(transaction, run, request)
         fresh = [item for item in seen if is_news(item, _counted(run, item))]

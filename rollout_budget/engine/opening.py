@@ -36,11 +36,11 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
     """
     bodies = {GroupKey(group.group_id, group.attempt): group for group in request.groups}
     prints = {key: fingerprint(group) for key, group in bodies.items()}
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id)
         fresh = _fresh(run, prints, await transaction.groups(team, run_id, list(bodies)))
     fetched = await fetch(priors, run, [bodies[key] for key in fresh if bodies[key].prior is None])
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         records = await transaction.groups(team, run_id, list(bodies))
         fresh = _fresh(run, prints, records)

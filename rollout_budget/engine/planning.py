@@ -37,14 +37,14 @@ async def plan(store: Store, priors: PriorSource, team: str, run_id: str, reques
         InvalidInput: a prior lies outside the outcome range; nothing was stored.
     """
     print_ = fingerprint(request)
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id)
         kept = await _kept(transaction, run, request.plan_id, print_)
     if kept is not None:
         return kept
     fetched = await fetch(priors, run, [candidate for candidate in request.candidates if candidate.prior is None])
     answer = _answer(run, request, fetched)
-    async with store.transaction() as transaction:
+    async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         kept = await _kept(transaction, run, request.plan_id, print_)
         if kept is None:

@@ -98,8 +98,11 @@ class Transaction(Protocol):
 class Store(Protocol):
     """Opens transactions."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """Enter a transaction: commits at the end of the block, rolls back if the block raises."""
+    def transaction(self, team: str | None = None) -> AbstractAsyncContextManager[Transaction]:
+        """Enter a transaction: commits at the end of the block, rolls back if the block raises.
+
+        With a `team` it is about that team alone, and a store that can keeps all other teams' rows out of its sight.
+        """
         ...
 
 

@@ -78,6 +78,7 @@ class Metrics:
         self.degraded_plans = counter("degraded_plans", "Plans made without the prior service's full answer.")
         self.evidence_refused = counter("evidence_refused", "Evidence rows that the prior service refused for good.")
         self.violations = counter("invariant_violations", "Counters found to differ from their entries.")
+        self._wall = gauge("second_wall_up", "1 where PostgreSQL keeps teams apart by itself too (G14).", ())
         self.limit = gauge("limit_rollouts", "A team's limit in all.", ("team",))
         self.in_use = gauge("in_use_rollouts", "What counts against a team's limit.", ("team", "state"))
         self.price = gauge("price", "Price in force: marginal cost of a rollout, squared error on the outcome scale.")
@@ -126,6 +127,10 @@ class Metrics:
                 self.limit.labels(team).set(view.limits.rollouts)
             for state in ("reserved", "committed", "overage"):
                 self.in_use.labels(team, state).set(getattr(view.usage, state))
+
+    def second_wall(self, stands: bool) -> None:  # noqa: FBT001  what it is called back with
+        """Set whether the database keeps teams apart by itself too."""
+        self._wall.set(stands)
 
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(f"rollout_budget_{name}", text, (label,), registry=self.registry, buckets=LEDGER_BUCKETS_S)

@@ -15,6 +15,7 @@ from services.allocator.database import migrate
 from services.allocator.database.directory import Directory
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.store import SqlStore, SqlTransaction
+from services.allocator.database.wall import Wall
 from services.allocator.identity import SERVICE, Identity
 from services.allocator.metrics import MAX_RUNS, Metrics
 from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
@@ -37,7 +38,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.database = Database(connect(settings.url))
-        self.store = SqlStore(self.database, self._committed)
+        self.store = SqlStore(self.database, self._committed, wall=Wall(metrics.second_wall))
         self._given_priors = priors
 
     @asynccontextmanager

@@ -43,9 +43,9 @@ class FaultyStore:
     faults: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, team: str | None = None) -> AsyncIterator[Transaction]:
         fault = self.faults.pop(0) if self.faults else "none"
-        async with self.inner.transaction() as transaction:
+        async with self.inner.transaction(team) as transaction:
             yield transaction
             if fault == "before commit":
                 raise PowerCut

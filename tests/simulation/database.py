@@ -31,10 +31,10 @@ class Database:
         self._account = account
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
+    async def transaction(self, team: str | None = None) -> AsyncIterator[MemoryTransaction]:
         """See `Store`."""
         await self._travel()
-        opened = self.inner.transaction()
+        opened = self.inner.transaction(team)
         try:
             async with asyncio.timeout(GIVE_UP_S):
                 transaction = await opened.__aenter__()

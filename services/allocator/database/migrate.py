@@ -11,17 +11,20 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.allocator.migrations.second_wall import raise_wall
+
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _LOCK = 0x616C6C6F63
 """Key of PostgreSQL's advisory lock under which a database is migrated: two processes may start at once."""
 
 
 async def upgrade(engine: AsyncEngine) -> None:
-    """Apply what is missing, in one transaction."""
+    """Apply what is missing, in one transaction; the wall too, where it could not be put up before."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         await connection.run_sync(lambda sync: command.upgrade(config(sync), "head"))
+        await connection.run_sync(raise_wall)
 
 
 async def is_current(connection: AsyncConnection) -> bool:

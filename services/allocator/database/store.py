@@ -22,6 +22,7 @@ from rollout_budget.reliability import Reliability
 from rollout_budget.wire import EvidenceRow, RunSpec
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.tables import groups, outbox, plans, runs
+from services.allocator.database.wall import Wall
 from services.kit.session import Database, chunks, insert
 
 _GROUP = TypeAdapter(GroupRecord)
@@ -191,6 +192,7 @@ class SqlStore:
         database: where everything lies.
         committed: told what a transaction did, after it committed; must not raise.
         clock_offset_s: added to the database's clock; tests let leases run out with it, without waiting.
+        wall: keeps other teams' rows out of a transaction about one team.
     """
 
     def __init__(
@@ -198,15 +200,22 @@ class SqlStore:
         database: Database,
         committed: Callable[[SqlTransaction], None] = lambda _transaction: None,
         clock_offset_s: Callable[[], float] = lambda: 0.0,
+        wall: Wall | None = None,
     ) -> None:
         self.clock_offset_s = clock_offset_s
+        self._wall = wall or Wall()
         self._database = database
         self._committed = committed
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqlTransaction]:
-        """Enter a transaction: commits at the end of the block, rolls back if the block raises."""
+    async def transaction(self, team: str | None = None) -> AsyncIterator[SqlTransaction]:
+        """Enter a transaction: commits at the end of the block, rolls back if the block raises.
+
+        With a `team`, PostgreSQL shows and takes no other team's rows, whatever a statement forgets to ask for (G14).
+        """
         async with self._database.transaction() as connection:
+            if team is not None:
+                await self._wall.enter(connection, team)
             transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s()))
             yield transaction
         self._committed(transaction)

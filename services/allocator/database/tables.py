@@ -190,6 +190,14 @@ plans = Table(
     UniqueConstraint("team", "run", "plan_id"),
 )
 
+restores = Table(
+    "restores",
+    metadata,
+    Column("restore_id", AutoId, primary_key=True, autoincrement=True),
+    Column("at_s", Double, nullable=False),
+    Column("no_grants_until_s", Double, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,
