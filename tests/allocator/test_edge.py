@@ -21,7 +21,7 @@ from tests.allocator.databases import fresh_sqlite
 from tests.allocator.running import Running, running
 from tests.allocator.test_metrics import samples
 
-SLOW = {"requests_per_s": 0.01, "request_burst": 3.0}
+SLOW: dict[str, Any] = {"requests_per_s": 0.01, "request_burst": 3.0}
 """Three requests, and the next one a minute and a half later."""
 
 
@@ -175,7 +175,7 @@ async def test_g17_a_full_line_is_503_at_once_and_not_for_the_quiet_one() -> Non
     house = House()
     tasks = [house.request("loud") for _ in range(2)]
     assert await house.begun.get() == "loud"
-    while house.value("queue_requests") != 1:
+    while house.value("queue_requests") != 1:  # noqa: ASYNC110  the loop has to turn a few times, nothing else
         await asyncio.sleep(0)
     assert await house.request("loud") == 503
     quiet = house.request("quiet")
@@ -189,7 +189,7 @@ async def test_g17_a_cancelled_request_leaves_the_line() -> None:
     house = House()
     first, waiting = house.request("a"), house.request("b")
     assert await house.begun.get() == "a"
-    while house.value("queue_requests") != 1:
+    while house.value("queue_requests") != 1:  # noqa: ASYNC110  the loop has to turn a few times, nothing else
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
