@@ -152,6 +152,8 @@ async def _hold(
             asked_now,
             record.step,
             record.lease_s,
+            record.policy,
+            extra=True,
         )
         for place, (record, asked_now) in enumerate(zip(records, asked.tolist(), strict=True))
         if asked_now

@@ -108,7 +108,15 @@ async def _first_waves(
     own = [planned[key].first_wave if key in planned else -1 for key in bodies]
     wanted = np.where(np.array(own) < 0, plan.wanted, own).tolist()
     wishes = [
-        Wish(place, reservation_id(run_id, key, 0), wanted[place], group.step, lease_s)
+        Wish(
+            place,
+            reservation_id(run_id, key, 0),
+            wanted[place],
+            group.step,
+            lease_s,
+            group.policy or run.spec.policy,
+            extra=False,
+        )
         for place, (key, group) in enumerate(bodies.items())
     ]
     grants = await hold(transaction.ledger, Account(run.team, run_id), wishes, plan.worth)

@@ -28,13 +28,15 @@ Terms = tuple[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A hold that one group of a batch asks for; `index` is its place in the plan."""
+    """A hold that one group of a batch asks for: `index` is its place in the plan, `extra` says it is no first wave."""
 
     index: int
     reservation: str
     rollouts: int
     step: int | None
     lease_s: float
+    policy: str
+    extra: bool
 
 
 def plan(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
@@ -63,7 +65,7 @@ async def hold(ledger: Ledger, account: Account, wishes: Sequence[Wish], worth: 
         batches.setdefault((-1 if wish.step is None else wish.step, wish.lease_s), []).append(wish)
     granted: dict[int, int] = {}
     for (_, lease_s), batch in sorted(batches.items(), key=operator.itemgetter(0)):
-        asks = [Ask(wish.reservation, wish.rollouts, wish.step) for wish in batch]
+        asks = [Ask(wish.reservation, wish.rollouts, wish.step, wish.policy, wish.extra) for wish in batch]
         answers = await ledger.reserve(account, asks, lease_s, _by_worth(worth, batch))
         granted |= {wish.index: answer.rollouts for wish, answer in zip(batch, answers, strict=True)}
     return granted

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rollout_budget.errors import Conflict, InvalidInput
 from rollout_budget.ledger.base import Account, Ask, Reservation, Share
 from rollout_budget.ledger.books import Entry
+from rollout_budget.ledger.units import Amounts, beside
+from rollout_budget.wire import ReservationState
 
 
 def require_lease(lease_s: float) -> None:
@@ -48,14 +51,51 @@ def shared(asks: Sequence[Ask], fresh: Sequence[int], share: Share, left: int) -
     return grants
 
 
-def answered(account: Account, grants: Mapping[Ask, int], day: str) -> tuple[list[Reservation], list[Entry]]:
-    """Return the final answers to these asks, refusals included (G5), and the entries that record them."""
+def answered(
+    account: Account, grants: Mapping[Ask, int], day: str, each: Amounts, beyond: int
+) -> tuple[list[Reservation], list[Entry]]:
+    """Return the final answers to these asks, refusals included (G5), and the entries that record them.
+
+    Args:
+        account: who asked.
+        grants: rollouts granted by ask.
+        day: the UTC day they count on.
+        each: what one rollout holds.
+        beyond: rollouts granted that limits in shadow mode would have refused; written down on the last asks.
+    """
     held: list[Reservation] = []
     entries: list[Entry] = []
-    for ask, grant in grants.items():
-        held.append(Reservation(ask.id, account, ask.rollouts, grant, ask.step, "reserved" if grant else "refused"))
+    state: ReservationState
+    shadowed = _from_the_last(list(grants.values()), beyond)
+    for (ask, grant), refused in zip(grants.items(), shadowed, strict=True):
+        state = "reserved" if grant else "refused"
+        held.append(
+            Reservation(
+                ask.id,
+                account,
+                ask.rollouts,
+                grant,
+                ask.step,
+                state,
+                policy=ask.policy,
+                tokens_each=each.tokens,
+                milliseconds_each=each.milliseconds,
+            )
+        )
+        line = Entry(account, "reserve", ask.id, grant, day, ask.step, policy=ask.policy)
         if grant:
-            entries.append(Entry(account, "reserve", ask.id, grant, day, ask.step))
+            entries.append(replace(line, extra=ask.extra, held=beside(each, grant)))
         if grant < ask.rollouts:
-            entries.append(Entry(account, "refuse", ask.id, ask.rollouts - grant, day, ask.step))
+            entries.append(replace(line, kind="refuse", rollouts=ask.rollouts - grant))
+        if refused:
+            entries.append(replace(line, kind="shadow", rollouts=refused))
     return held, entries
+
+
+def _from_the_last(grants: Sequence[int], beyond: int) -> list[int]:
+    """Return how many of `beyond` each grant bears, the last ones first."""
+    shares = []
+    for grant in reversed(grants):
+        shares.append(min(grant, beyond))
+        beyond -= shares[-1]
+    return shares[::-1]

@@ -8,6 +8,10 @@ implementation adds storage, a clock and atomicity, nothing else.
 What every implementation agrees on, and the conformance suite holds it to:
 - what counts against a limit is `reserved + committed + overage`: a rollout drawn beyond its grant was drawn;
 - a rollout counts on the UTC day and month of its grant, overage and closed groups on those of their booking;
+- tokens and GPU-seconds count as rollouts do where they were held: up to what the rollouts used had held, on the day and
+  step of their grants. What goes beyond is overage if the group held any of that unit, and in either case counts on the
+  day of its booking. What a settlement does not say is nothing. `units` states the rule of one limit;
+- a limit in shadow mode refuses nothing; what it would have refused of a grant is written down, on its last asks;
 - `refused` counts rollouts asked for and not granted, of partial grants too; a partly granted ask is `reserved`;
 - a lease is due at its very end, not before; what is due is held until someone expires it, and may be renewed or settled;
 - a settled reservation is `committed` if any of it was used, else `released`.
@@ -17,15 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from rollout_budget.wire import BudgetView, Dimension, ReservationState, RunLimits, TeamLimits, UsageRow
+from rollout_budget.wire import (
+    BudgetView,
+    Dimension,
+    EntryKind,
+    EntryView,
+    LimitUse,
+    ReservationState,
+    RunLimits,
+    TeamLimits,
+    UsageRow,
+)
 
 Share = Callable[[int], Sequence[int]]
 """Given how many rollouts are left, how many each ask gets: as many entries as asks, each between 0 and its ask, their
 sum at most what is left. Called by the ledger only when the whole does not fit."""
-
-EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage", "close"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +53,22 @@ class Ask:
     """A hold of `rollouts >= 1` under `id`, unique within its team.
 
     The same id with another run, other `rollouts` or another `step`: `Conflict`. All asks of one call have one step.
+    `policy` is whose usage it is, `extra` says that it comes after its group's first wave; neither limits anything.
     """
 
     id: str
     rollouts: int
     step: int | None = None
+    policy: str = ""
+    extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The final answer to an ask. `rollouts` is what was granted, 0 when refused; `used` what was committed of it."""
+    """The final answer to an ask. `rollouts` is what was granted, 0 when refused; `used` what was committed of it.
+
+    `tokens_each` and `milliseconds_each` are what one of its rollouts holds, as its run declared when it was asked for.
+    """
 
     id: str
     account: Account
@@ -60,6 +78,9 @@ class Reservation:
     state: ReservationState
     used: int = 0
     expires_in_s: float | None = None
+    policy: str = ""
+    tokens_each: int = 0
+    milliseconds_each: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +88,9 @@ class Settlement:
     """How many rollouts were drawn under `reservations` (all of one group, in order of their waves).
 
     What was drawn beyond what is still held is booked as overage; the rest of what is held is released. `reference` is
-    the fixed group size that savings are stated against, 0 where the group does not count as closed.
+    the fixed group size that savings are stated against, 0 where the group does not count as closed. `tokens` and
+    `seconds` (kept to the millisecond) are what all its rollouts used; overage and close count for the policy of the
+    last reservation.
     """
 
     reservations: tuple[str, ...]
@@ -133,7 +156,14 @@ class Ledger(Protocol):
         ...
 
     async def available(self, account: Account, step: int | None = None) -> int | None:
-        """Rollouts left under every limit that applies, negative after a limit was lowered; None without limits."""
+        """Rollouts left under every limit that refuses, negative after one was lowered; None without such limits.
+
+        Under a limit of tokens or seconds as many as hold what is left of it, if the run declares what one holds.
+        """
+        ...
+
+    def warnings(self) -> Sequence[LimitUse]:
+        """Return the limits from their `warn_at` on, as the last `reserve` that held or refused something found them."""
         ...
 
     async def reservation(self, team: str, reservation_id: str) -> Reservation:
@@ -149,9 +179,18 @@ class Ledger(Protocol):
         ...
 
     async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
-        """Return counts from the entries, grouped by these dimensions; of all teams if `team` is None."""
+        """Return counts grouped by these dimensions, from sums that move with the entries; of all teams if None."""
+        ...
+
+    async def entries(
+        self, team: str, kind: EntryKind | None = None, run: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> list[EntryView]:
+        """Return lines of the record in the order in which they were written, from the first with an id above `after`.
+
+        A page that was read once reads the same for ever: a team's lines are never changed and never put in between.
+        """
         ...
 
     async def audit(self) -> list[Discrepancy]:
-        """Recompute every counter from the entries and return those that differ."""
+        """Recompute every counter and every sum of usage from the entries and return those that differ."""
         ...

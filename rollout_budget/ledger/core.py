@@ -8,6 +8,7 @@ states the same rules as statements and is tested against this one.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -18,14 +19,35 @@ from rollout_budget.ledger.base import (
     Account,
     Ask,
     Discrepancy,
-    EntryKind,
     Reservation,
     Settled,
     Settlement,
     Share,
 )
-from rollout_budget.ledger.books import TOTAL, Books, Entry, Hold, day_of, discrepancies, team_of
-from rollout_budget.wire import BudgetView, RunLimits, TeamLimits
+from rollout_budget.ledger.books import (
+    Books,
+    Entry,
+    Hold,
+    Scope,
+    day_of,
+    discrepancies,
+    pattern_of,
+    scopes,
+    team_scopes,
+)
+from rollout_budget.ledger.limits import (
+    Bound,
+    Terms,
+    beyond_shadow,
+    budget_view,
+    enforced,
+    run_terms,
+    team_terms,
+    unrefused,
+    warnings,
+)
+from rollout_budget.ledger.units import Amounts, Caps, beside, milliseconds
+from rollout_budget.wire import BudgetView, LimitUse, RunLimits, TeamLimits
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 NO_LIMITS = TeamLimits()
@@ -38,6 +60,7 @@ class Step(Generic[Answer_co]):
     books: Books
     answer: Answer_co
     entries: tuple[Entry, ...] = ()
+    warnings: tuple[LimitUse, ...] = ()
 
 
 def open_account(books: Books, account: Account, limits: RunLimits) -> Books:
@@ -54,19 +77,12 @@ def set_team_limits(books: Books, team: str, limits: TeamLimits) -> Books:
 
 
 def available(books: Books, account: Account, step: int | None, *, now: float) -> int | None:
-    """Return what is left under every limit that applies, None without limits; at most 0 where grants are stopped.
+    """Return what is left under every limit that refuses, None without; at most 0 where grants are stopped.
 
     Raises:
         NotFound: the account was never opened.
     """
-    if account not in books.runs:
-        raise NotFound(f"run {account.run!r} has no account")
-    left = [
-        limit - books.count(owner, window).charged for owner, window, limit in _limits(books, account, step, now=now)
-    ]
-    if account in books.stopped or team_of(account) in books.stopped:
-        left.append(0)
-    return min(left, default=None)
+    return enforced(bounds(books, account, step, now=now), _terms(books, account).each)
 
 
 def reserve(
@@ -74,21 +90,25 @@ def reserve(
 ) -> Step[list[Reservation]]:
     """Hold all asks, or what `share` makes of what is left (see `Ledger.reserve`)."""
     require_lease(lease_s)
-    step = common_step(asks)
-    left = available(books, account, step, now=now)
+    step, each = common_step(asks), _terms(books, account).each
+    binding = bounds(books, account, step, now=now)
     fresh = [index for index, ask in enumerate(asks) if not _answered(books, account, ask)]
     wanted = sum(asks[index].rollouts for index in fresh)
     freed: tuple[Entry, ...] = ()
-    if fresh and left is not None and left < wanted:
+    if fresh and _short(unrefused(binding, each), wanted):
         expired = _expire(books, [run for run in books.leases if run.team == account.team], now=now)
         books, freed = expired.books, expired.entries
-        left = available(books, account, step, now=now)
+        binding = bounds(books, account, step, now=now)
+    left = enforced(binding, each)
     grants = [ask.rollouts for ask in asks]
     if fresh and left is not None and left < wanted:
         grants = shared(asks, fresh, share, max(left, 0))
-    held = _hold(books, account, {asks[index]: grants[index] for index in fresh}, lease_s, now=now)
+    granted = {asks[index]: grants[index] for index in fresh}
+    beyond = beyond_shadow(binding, each, sum(granted.values()))
+    held = _hold(books, account, granted, lease_s, each=each, beyond=beyond, now=now)
     answer = [reservation(held.books, account.team, ask.id, now=now) for ask in asks]
-    return Step(held.books, answer, freed + held.entries)
+    near = warnings(bounds(held.books, account, step, now=now)) if fresh else []
+    return Step(held.books, answer, freed + held.entries, tuple(near))
 
 
 def settle(books: Books, account: Account, settlements: Sequence[Settlement], *, now: float) -> Step[list[Settled]]:
@@ -128,7 +148,7 @@ def expire(books: Books, account: Account | None, *, now: float) -> Step[int]:
 
 def audit(books: Books, entries: Sequence[Entry]) -> Step[list[Discrepancy]]:
     """Recompute the counters from all entries; accounts that differ get no grants until an audit finds them right."""
-    found = discrepancies(books.counts, entries)
+    found = discrepancies(books, entries)
     return Step(replace(books, stopped=frozenset(item.account for item in found)), found)
 
 
@@ -148,33 +168,43 @@ def reservation(books: Books, team: str, reservation_id: str, *, now: float) -> 
 def budget(books: Books, team: str, *, now: float) -> BudgetView:
     """Return a team's limits, counters and what is left under its own limits; an unknown team has neither."""
     account = Account(team, "")
-    left = [limit - books.count(account, window).charged for window, limit in _team_limits(books, team, now=now)]
-    return BudgetView(
-        team=team,
-        limits=books.teams.get(team, NO_LIMITS),
-        usage=books.count(account).view(),
-        available=min(left, default=None),
-    )
+    binding = _bounds(books, team_scopes(team, day_of(now)), team_terms(books.teams.get(team, NO_LIMITS)))
+    return budget_view(team, books.teams.get(team, NO_LIMITS), books.count(account), binding)
 
 
-def _limits(books: Books, account: Account, step: int | None, *, now: float) -> Iterator[tuple[Account, str, int]]:
-    for window, limit in _team_limits(books, account.team, now=now):
-        yield team_of(account), window, limit
-    limits = books.runs[account]
-    if limits.rollouts is not None:
-        yield account, TOTAL, limits.rollouts
-    if limits.rollouts_per_step is not None and step is not None:
-        yield account, f"step:{step}", limits.rollouts_per_step
+def bounds(books: Books, account: Account, step: int | None, *, now: float) -> list[Bound]:
+    """Return the bounds of a grant, the team's first.
+
+    Raises:
+        NotFound: the account was never opened.
+    """
+    own, charged = _terms(books, account), scopes(account, step, day_of(now))
+    team = team_terms(books.teams[account.team])
+    return [*_bounds(books, charged[:3], team), *_bounds(books, charged[3:], own)]
 
 
-def _team_limits(books: Books, team: str, *, now: float) -> Iterator[tuple[str, int]]:
-    limits, day = books.teams.get(team, NO_LIMITS), day_of(now)
-    windows = (
-        (TOTAL, limits.rollouts),
-        (f"day:{day}", limits.rollouts_per_day),
-        (f"month:{day[:7]}", limits.rollouts_per_month),
-    )
-    return ((window, limit) for window, limit in windows if limit is not None)
+def _bounds(books: Books, charged: Sequence[Scope], terms: Terms) -> list[Bound]:
+    return [
+        Bound(
+            scope,
+            terms.caps.get(pattern_of(scope.window), Caps()),
+            books.count(scope.account, scope.window).charged,
+            terms.shadow,
+            terms.warn_at,
+            scope.account in books.stopped,
+        )
+        for scope in charged
+    ]
+
+
+def _terms(books: Books, account: Account) -> Terms:
+    if account not in books.runs:
+        raise NotFound(f"run {account.run!r} has no account")
+    return run_terms(books.runs[account])
+
+
+def _short(left: int | None, wanted: int) -> bool:
+    return left is not None and left < wanted
 
 
 def _answered(books: Books, account: Account, ask: Ask) -> bool:
@@ -186,9 +216,11 @@ def _answered(books: Books, account: Account, ask: Ask) -> bool:
     return True
 
 
-def _hold(books: Books, account: Account, grants: Mapping[Ask, int], lease_s: float, *, now: float) -> Step[None]:
+def _hold(
+    books: Books, account: Account, grants: Mapping[Ask, int], lease_s: float, *, each: Amounts, beyond: int, now: float
+) -> Step[None]:
     day = day_of(now)
-    held, entries = answered(account, grants, day)
+    held, entries = answered(account, grants, day, each, beyond)
     holds = {one.id: Hold(one, day) for one in held}
     leases = {ask.id: now + lease_s for ask, grant in grants.items() if grant}
     return Step(books.after(entries, holds, leases, account), None, tuple(entries))
@@ -204,28 +236,47 @@ def _find(books: Books, account: Account, key: str) -> Hold:
 def _settle_one(
     account: Account, settlement: Settlement, holds: Mapping[str, Hold], today: str
 ) -> tuple[Settled, list[Entry], dict[str, Hold]]:
-    left, released = settlement.used, 0
+    left = Amounts(settlement.used, settlement.tokens, milliseconds(settlement.seconds))
+    released = 0
     entries: list[Entry] = []
     resolved: dict[str, Hold] = {}
     for key, hold in holds.items():
         held = hold.reservation
         if held.state != "reserved":
             continue
-        used = min(left, held.rollouts)
-        left, released = left - used, released + held.rollouts - used
+        used = min(left.rollouts, held.rollouts)
+        each = Amounts(1, held.tokens_each, held.milliseconds_each)
+        taken = Amounts(*map(min, left, each.times(used)))
+        left = Amounts(*map(operator.sub, left, taken))
+        released += held.rollouts - used
         resolved[key] = replace(
             hold, reservation=replace(held, state="committed" if used else "released", used=used, expires_in_s=None)
         )
-        moves: tuple[tuple[EntryKind, int], ...] = (("commit", used), ("release", held.rollouts - used))
-        entries += [Entry(account, kind, key, count, hold.day, held.step) for kind, count in moves if count]
-    last = settlement.reservations[-1] if settlement.reservations else ""
-    step = holds[last].reservation.step if last else None
-    if left:
-        entries.append(Entry(account, "overage", last, left, today, step))
-    if settlement.reference or settlement.tokens or settlement.seconds:
-        figures = (settlement.reference, settlement.tokens, settlement.seconds)
-        entries.append(Entry(account, "close", last, 0, today, step, *figures))
-    return Settled(settlement.used - left, released, left), entries, resolved
+        line = Entry(account, "commit", key, used, hold.day, held.step, policy=held.policy, held=beside(each, used))
+        if used:
+            entries.append(replace(line, tokens=taken.tokens, milliseconds=taken.milliseconds))
+        if used < held.rollouts:
+            rest = held.rollouts - used
+            entries.append(replace(line, kind="release", rollouts=rest, held=beside(each, rest)))
+    entries += _beyond(account, settlement, holds, left, today)
+    return Settled(settlement.used - left.rollouts, released, left.rollouts), entries, resolved
+
+
+def _beyond(
+    account: Account, settlement: Settlement, holds: Mapping[str, Hold], left: Amounts, today: str
+) -> Iterator[Entry]:
+    """Write down what was used beyond what was held: as overage of the units the group held, else with its close."""
+    last = holds[settlement.reservations[-1]].reservation if settlement.reservations else None
+    tokens = left.tokens if any(hold.reservation.tokens_each for hold in holds.values()) else 0
+    time = left.milliseconds if any(hold.reservation.milliseconds_each for hold in holds.values()) else 0
+    line = Entry(account, "overage", "", left.rollouts, today, None, tokens=tokens, milliseconds=time)
+    if last is not None:
+        line = replace(line, reservation=last.id, step=last.step, policy=last.policy)
+    if left.rollouts or tokens or time:
+        yield line
+    tokens, time = left.tokens - tokens, left.milliseconds - time
+    if settlement.reference or tokens or time:
+        yield replace(line, kind="close", rollouts=0, reference=settlement.reference, tokens=tokens, milliseconds=time)
 
 
 def _expire(books: Books, accounts: Sequence[Account], *, now: float) -> Step[int]:
@@ -233,13 +284,17 @@ def _expire(books: Books, accounts: Sequence[Account], *, now: float) -> Step[in
     for account in accounts:
         due = [key for key, end in books.leases.get(account, {}).items() if end <= now]
         holds = {key: books.holds[account.team, key] for key in due}
-        entries = [
-            Entry(account, "expire", key, hold.reservation.rollouts, hold.day, hold.reservation.step)
-            for key, hold in holds.items()
-        ]
+        entries = [expiry(hold.reservation, hold.day) for hold in holds.values()]
         gone = {
             key: replace(hold, reservation=replace(hold.reservation, state="expired")) for key, hold in holds.items()
         }
         books = books.after(entries, gone, dict.fromkeys(gone), account)
         lines += entries
     return Step(books, sum(entry.rollouts for entry in lines), tuple(lines))
+
+
+def expiry(held: Reservation, day: str) -> Entry:
+    """Return the entry that gives back a whole reservation of this day."""
+    each = Amounts(1, held.tokens_each, held.milliseconds_each)
+    back = beside(each, held.rollouts)
+    return Entry(held.account, "expire", held.id, held.rollouts, day, held.step, policy=held.policy, held=back)

@@ -5,14 +5,24 @@ Owns the clock and the entries; decides nothing. Not for several processes, and 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rollout_budget.ledger import core
 from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
-from rollout_budget.ledger.books import Books, Entry, usage_rows
-from rollout_budget.wire import BudgetView, Dimension, RunLimits, TeamLimits, UsageRow
+from rollout_budget.ledger.books import Books, Entry, entry_view, usage_rows
+from rollout_budget.wire import (
+    BudgetView,
+    Dimension,
+    EntryKind,
+    EntryView,
+    LimitUse,
+    RunLimits,
+    TeamLimits,
+    UsageRow,
+)
 
 Clock = Callable[[], float]
 """Seconds since the epoch; never runs backwards."""
@@ -33,6 +43,7 @@ class MemoryLedger:
         self._now = clock or steady_clock()
         self._books = Books()
         self._entries: list[Entry] = []
+        self._warnings: Sequence[LimitUse] = ()
 
     def savepoint(self) -> tuple[Books, int]:
         """Return what `rollback` needs to come back to this moment."""
@@ -53,7 +64,9 @@ class MemoryLedger:
 
     async def reserve(self, account: Account, asks: Sequence[Ask], lease_s: float, share: Share) -> list[Reservation]:
         """See `Ledger`."""
-        return self._take(core.reserve(self._books, account, asks, lease_s, share, now=self._now()))
+        step = core.reserve(self._books, account, asks, lease_s, share, now=self._now())
+        self._warnings = step.warnings
+        return self._take(step)
 
     async def settle(self, account: Account, settlements: Sequence[Settlement]) -> list[Settled]:
         """See `Ledger`."""
@@ -71,6 +84,10 @@ class MemoryLedger:
         """See `Ledger`."""
         return core.available(self._books, account, step, now=self._now())
 
+    def warnings(self) -> Sequence[LimitUse]:
+        """See `Ledger`."""
+        return self._warnings
+
     async def reservation(self, team: str, reservation_id: str) -> Reservation:
         """See `Ledger`."""
         return core.reservation(self._books, team, reservation_id, now=self._now())
@@ -81,7 +98,19 @@ class MemoryLedger:
 
     async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
         """See `Ledger`."""
-        return usage_rows(self._books, team, by, run)
+        return usage_rows(self._books.sums, team, by, run)
+
+    async def entries(
+        self, team: str, kind: EntryKind | None = None, run: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> list[EntryView]:
+        """See `Ledger`; an entry's id is its place in the record, from 1."""
+        numbered = enumerate(itertools.islice(self._entries, after, None), after + 1)
+        mine = (
+            entry_view(place, entry)
+            for place, entry in numbered
+            if entry.account.team == team and kind in {None, entry.kind} and run in {None, entry.account.run}
+        )
+        return list(itertools.islice(mine, limit))
 
     async def audit(self) -> list[Discrepancy]:
         """See `Ledger`."""

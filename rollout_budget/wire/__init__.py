@@ -23,7 +23,15 @@ from rollout_budget.wire.access import (
     TeamsAnswer,
     TeamSummary,
 )
-from rollout_budget.wire.budget import BudgetView, HeartbeatAnswer, ReservationState, ReservationView, TeamLimits
+from rollout_budget.wire.budget import (
+    BudgetView,
+    HeartbeatAnswer,
+    LimitName,
+    LimitUse,
+    ReservationState,
+    ReservationView,
+    TeamLimits,
+)
 from rollout_budget.wire.common import (
     MAX_GROUPS,
     MAX_PROMPT_CHARS,
@@ -36,6 +44,7 @@ from rollout_budget.wire.common import (
     Request,
     Wire,
 )
+from rollout_budget.wire.counts import RolloutCounts, RunLimits
 from rollout_budget.wire.pacing import PacingSettings
 from rollout_budget.wire.plan import PlanAnswer, PlanCandidate, PlannedPrompt, PlanRequest
 from rollout_budget.wire.prior import (
@@ -80,15 +89,13 @@ from rollout_budget.wire.runs import (
     PriorQuality,
     PriorSourceName,
     Reason,
-    RolloutCounts,
     Run,
-    RunLimits,
     RunPatch,
     RunSpec,
     Stopping,
     SuppliedPrior,
 )
-from rollout_budget.wire.usage import Dimension, UsageAnswer, UsageRow
+from rollout_budget.wire.usage import Dimension, EntriesAnswer, EntryKind, EntryView, UsageAnswer, UsageRow
 
 __all__ = [
     "MAX_GROUPS",
@@ -113,6 +120,9 @@ __all__ = [
     "Decision",
     "DecisionSettings",
     "Dimension",
+    "EntriesAnswer",
+    "EntryKind",
+    "EntryView",
     "Estimator",
     "EvidenceAnswer",
     "EvidenceRequest",
@@ -127,6 +137,8 @@ __all__ = [
     "KeySecret",
     "KeyStatus",
     "KeysAnswer",
+    "LimitName",
+    "LimitUse",
     "ModelPart",
     "ModelView",
     "ObserveAnswer",

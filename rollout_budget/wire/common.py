@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rollout_budget.outcomes import OutcomeRange
 
@@ -23,8 +23,12 @@ MAX_ATTEMPT = 1_000_000
 """Highest attempt at one group."""
 MAX_VERSION = 2**31 - 1
 """Largest policy version: a training step counter."""
+MAX_TOKENS_PER_GROUP = 2**36
+"""Tokens booked at once: 2**26 for each rollout of the largest group. Sums are 64 bits: they hold 2**27 such groups."""
+MAX_SECONDS_PER_GROUP = 2**26
+"""GPU-seconds booked at once: 18 hours for each rollout of the largest group; in milliseconds as many bits as tokens."""
 MAX_SECONDS = 1e12
-"""Longest time booked at once: no sum of them leaves the range of a double."""
+"""Largest limit in seconds: in milliseconds every JSON reader keeps it exact."""
 MAX_PROMPT_CHARS = 32_768
 """Longest prompt text: 8,000 tokens of English; longer prompts are cut by the caller or sent without text."""
 
@@ -34,7 +38,19 @@ Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False, strict=True)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=True)]
-Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS, allow_inf_nan=False, strict=True)]
+GroupTokens = Annotated[int, Field(ge=0, le=MAX_TOKENS_PER_GROUP, strict=True)]
+GroupSeconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS_PER_GROUP, allow_inf_nan=False, strict=True)]
+Milli = AfterValidator(lambda seconds: round(seconds, 3))
+"""Keeps a time to the millisecond, in which times are counted."""
+Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS, allow_inf_nan=False, strict=True), Milli]
+RolloutTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_PER_GROUP // MAX_ROLLOUTS_PER_GROUP, strict=True)]
+RolloutSeconds = Annotated[
+    float,
+    Field(ge=0.001, le=MAX_SECONDS_PER_GROUP // MAX_ROLLOUTS_PER_GROUP, allow_inf_nan=False, strict=True),
+    Milli,
+]
+WarnAt = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False, strict=True)]
+LimitMode = Literal["enforce", "shadow"]
 Count = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS, strict=True)]
 GroupCount = Annotated[int, Field(ge=0, le=MAX_ROLLOUTS_PER_GROUP, strict=True)]
 GroupSize = Annotated[int, Field(ge=1, le=MAX_ROLLOUTS_PER_GROUP, strict=True)]

@@ -17,7 +17,9 @@ from rollout_budget.wire.common import (
     Count,
     Finite,
     GroupCount,
+    GroupSeconds,
     GroupSize,
+    GroupTokens,
     Identifier,
     Name,
     NonNegative,
@@ -25,11 +27,11 @@ from rollout_budget.wire.common import (
     Positive,
     Range,
     Request,
-    Seconds,
     Unit,
     Version,
     Wire,
 )
+from rollout_budget.wire.counts import RolloutCounts, RunLimits
 from rollout_budget.wire.pacing import PacingSettings, absent, require_priced
 
 Estimator = Literal["group_mean", "leave_one_out", "v05", "empirical_bayes", "james_stein", "ebpo", "beta_history"]
@@ -86,13 +88,6 @@ class DecisionSettings(Request):
         return self
 
 
-class RunLimits(Request):
-    """Limits in rollouts; null means no limit of its own (the team's still holds)."""
-
-    rollouts: Count | None = None
-    rollouts_per_step: Count | None = None
-
-
 class RunSpec(DecisionSettings):
     """A run as its owner declares it; `run_id` is minted by the caller and makes the call safe to repeat."""
 
@@ -142,22 +137,6 @@ class PriorQuality(Wire):
     brier: NonNegative | None = None
     calibration_error: NonNegative | None = None
     rejected_share: Unit | None = Field(default=None, description="Share of groups whose prior was not trusted.")
-
-
-class RolloutCounts(Wire):
-    """Rollouts of a run, a team or a period."""
-
-    granted: Count = 0
-    reserved: Count = 0
-    committed: Count = 0
-    released: Count = 0
-    expired: Count = 0
-    refused: Count = 0
-    overage: Count = 0
-    groups_closed: Count = 0
-    saved: int = Field(default=0, description="reference group size x closed groups - committed - overage.")
-    tokens: Count = 0
-    seconds: NonNegative = 0.0
 
 
 class Run(Wire):
@@ -230,11 +209,16 @@ class OpenedGroup(Wire):
 
 
 class OpenAnswer(Wire):
-    """Answer to `open`; `degraded` says that the prior service could not be used, `detail` why."""
+    """Answer to `open`; `degraded` says that the prior service could not be used, `detail` why.
+
+    `warnings` names the limits that are nearly reached, one line each, `team rollouts_per_day: ...`; they are of now,
+    so a repeated request, which takes nothing, has none.
+    """
 
     groups: list[OpenedGroup]
     degraded: bool = False
     detail: str = ""
+    warnings: list[str] = Field(default_factory=list)
 
 
 class ObserveGroup(Request):
@@ -302,8 +286,8 @@ class CloseGroup(Request):
     outcomes: Outcomes | None = Field(
         default=None, description="Final outcomes, where they differ from those observed."
     )
-    tokens: Count | None = None
-    seconds: Seconds | None = None
+    tokens: GroupTokens | None = Field(default=None, description="Used by all rollouts of the group.")
+    seconds: GroupSeconds | None = Field(default=None, description="GPU-seconds of all rollouts of the group.")
     discard: bool = False
 
 

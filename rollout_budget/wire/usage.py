@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rollout_budget.wire.common import Wire
-from rollout_budget.wire.runs import RolloutCounts
+from rollout_budget.wire.common import NonNegative, Wire
+from rollout_budget.wire.counts import RolloutCounts
 
-Dimension = Literal["team", "run", "day"]
+EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage", "close", "shadow"]
+
+Dimension = Literal["team", "run", "policy", "day"]
 
 
 class UsageRow(Wire):
@@ -15,6 +17,7 @@ class UsageRow(Wire):
 
     team: str | None = None
     run: str | None = None
+    policy: str | None = None
     day: str | None = None
     counts: RolloutCounts
 
@@ -23,3 +26,28 @@ class UsageAnswer(Wire):
     """Rows in the order of their dimensions."""
 
     rows: list[UsageRow]
+
+
+class EntryView(Wire):
+    """One line of the ledger's append-only record; `entry_id` grows with every line of a team.
+
+    Rollouts of a `reserve` or `refuse` were asked for, of a `commit` or `overage` drawn. Tokens and seconds are used.
+    """
+
+    entry_id: int
+    kind: EntryKind
+    run: str
+    policy: str
+    reservation_id: str
+    day: str
+    step: int | None
+    rollouts: int
+    tokens: int
+    seconds: NonNegative
+
+
+class EntriesAnswer(Wire):
+    """`GET /v1/entries`: lines in the order in which they were written; `next` is the `after` of the next page."""
+
+    entries: list[EntryView]
+    next: int | None

@@ -14,9 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rollout_budget.engine.answers import price_in_force
 from rollout_budget.engine.records import RunRecord
-from rollout_budget.ledger.base import EntryKind
 from rollout_budget.ledger.books import Entry
-from rollout_budget.wire import BudgetView
+from rollout_budget.wire import BudgetView, EntryKind
 from services.allocator.database.store import SqlTransaction
 
 MAX_RUNS = 200
@@ -32,6 +31,7 @@ KINDS: Final[dict[EntryKind, str]] = {
     "expire": "expired",
     "refuse": "refused",
     "overage": "overage",
+    "shadow": "shadow_refused",
 }
 _BY_RUN = ("team", "run")
 
@@ -114,7 +114,7 @@ class Metrics:
         self.rollouts.labels(*labels, KINDS[entry.kind]).inc(entry.rollouts)
         if entry.kind in ("commit", "overage"):
             self.saved.labels(*labels).dec(entry.rollouts)
-        if entry.kind == "reserve" and not entry.reservation.endswith("/0"):
+        if entry.extra:
             self.extra.labels(*labels).inc(entry.rollouts)
 
     def budgets(self, views: Iterable[BudgetView]) -> None:

@@ -62,7 +62,7 @@ def test_entries_tell_the_whole_story_in_order() -> None:
         Entry(RUN, "commit", "a", 4, today, 1),
         Entry(RUN, "commit", "b", 2, today, 1),
         Entry(RUN, "overage", "b", 3, tomorrow, 1),
-        Entry(RUN, "close", "b", 0, tomorrow, 1, 16, 100, 1.5),
+        Entry(RUN, "close", "b", 0, tomorrow, 1, 16, 100, 1500),
     )
 
 
@@ -87,7 +87,7 @@ def test_g02_a_lost_entry_is_found() -> None:
     step = core.reserve(opened(), RUN, [Ask("a", 4, 2)], 10.0, everything, now=NOW)
     found = core.audit(step.books, ()).answer
     windows = {(item.account, item.counter.split()[0].partition(":")[0]) for item in found}
-    assert windows == {(TEAM, "total"), (TEAM, "day"), (TEAM, "month"), (RUN, "total"), (RUN, "day"), (RUN, "step")}
+    assert windows == {(TEAM, "total"), (TEAM, "day"), (TEAM, "month"), (RUN, "total"), (RUN, "usage"), (RUN, "step")}
 
 
 def test_a_stopped_run_leaves_its_siblings_alone() -> None:

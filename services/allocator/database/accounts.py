@@ -1,66 +1,107 @@
 """The account rows: the conditional statement that grants, and what is left.
 
-The rule, once per scope, team first: `reserved` grows only where `committed + reserved + overage + n <= limit`, in the
-UPDATE itself (G1). Nothing is read first. All writers of one team pass the team's row (`gate`) before any other row, so
-the order of locks is fixed and no two of them can deadlock (G12).
+The rule, in every scope, team and run, at once: a row takes a grant only where what is charged to it and the grant fit
+under its limits, in the UPDATE itself (G1). Nothing is read first. All writers of one team pass the team's row (`gate`)
+before any other row, so the order of locks is fixed and no two of them can deadlock (G12).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    case,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import NotFound
 from rollout_budget.ledger.base import Account
-from rollout_budget.ledger.books import TOTAL, Counts, Scope
+from rollout_budget.ledger.books import DAY, MONTH, STEP, TOTAL, Counts, Scope, pattern_of
+from rollout_budget.ledger.limits import Bound, Terms, run_terms, team_terms
+from rollout_budget.ledger.units import ONE, Amounts, Caps, need
 from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.database.clock import now_s
 from services.allocator.database.tables import accounts
 from services.kit.session import insert
 
-DAY, MONTH, STEP = "day:", "month:", "step:"
-"""Spans of the rows whose limits new days, months and steps copy."""
+COUNTERS = ("reserved", "committed", "overage", "tokens", "tokens_reserved", "milliseconds", "milliseconds_reserved")
+"""The fields of `Counts` that limits look at, which every account row keeps."""
+LIMITS = ("limit_rollouts", "limit_tokens", "limit_milliseconds", "warn_at", "shadow")
+"""What a row of a new day, month or step copies from its pattern."""
 
-_IN_USE = accounts.c.committed + accounts.c.reserved + accounts.c.overage
+_CHARGED = (
+    accounts.c.committed + accounts.c.reserved + accounts.c.overage,
+    accounts.c.tokens + accounts.c.tokens_reserved,
+    accounts.c.milliseconds + accounts.c.milliseconds_reserved,
+)
+_CAPS = (accounts.c.limit_rollouts, accounts.c.limit_tokens, accounts.c.limit_milliseconds)
+_NEEDS = ("need_rollouts", "need_tokens", "need_milliseconds")
+_BOUND = (
+    accounts.c.run,
+    accounts.c.span,
+    *(cap.label(f"cap_{place}") for place, cap in enumerate(_CAPS)),
+    *(charged.label(f"charged_{place}") for place, charged in enumerate(_CHARGED)),
+    accounts.c.warn_at,
+    accounts.c.shadow,
+    accounts.c.suspended,
+)
 _THIS = and_(
     accounts.c.team == bindparam("in_team"),
     accounts.c.run == bindparam("in_run"),
     accounts.c.span == bindparam("in_span"),
 )
+_SPANS = ("in_day", "in_month", "in_step")
+_THESE = and_(
+    accounts.c.team == bindparam("in_team"),
+    accounts.c.run.in_((literal(""), bindparam("in_run"))),
+    accounts.c.span.in_((literal(TOTAL), *(bindparam(span) for span in _SPANS))),
+)
+"""The rows of all scopes of a grant: only teams have days and months, only runs have steps."""
 TAKE = (
     update(accounts)
     .where(
-        _THIS,
+        _THESE,
         accounts.c.suspended.is_(False),
-        or_(accounts.c.limit_rollouts.is_(None), _IN_USE + bindparam("n") <= accounts.c.limit_rollouts),
+        or_(
+            and_(bindparam("lenient", type_=Boolean), accounts.c.shadow),
+            and_(
+                *(
+                    or_(cap.is_(None), charged + bindparam(needed) <= cap)
+                    for cap, charged, needed in zip(_CAPS, _CHARGED, _NEEDS, strict=True)
+                )
+            ),
+        ),
     )
-    .values(reserved=accounts.c.reserved + bindparam("n"))
-)
-"""The one statement that grants."""
-MOVE = (
-    update(accounts)
-    .where(_THIS)
     .values(
-        reserved=accounts.c.reserved + bindparam("add_reserved"),
-        committed=accounts.c.committed + bindparam("add_committed"),
-        overage=accounts.c.overage + bindparam("add_overage"),
+        reserved=accounts.c.reserved + bindparam("add_rollouts"),
+        tokens_reserved=accounts.c.tokens_reserved + bindparam("add_tokens"),
+        milliseconds_reserved=accounts.c.milliseconds_reserved + bindparam("add_milliseconds"),
     )
+    .returning(*_BOUND)
 )
+"""The one statement that grants. Where it is lenient, limits in shadow mode refuse nothing."""
+MOVE = update(accounts).where(_THIS).values({name: accounts.c[name] + bindparam(f"add_{name}") for name in COUNTERS})
 """The statement that commits, gives back and books overage: no limit applies to what has happened already."""
 
 
-def team_scopes(team: str, day: str) -> list[Scope]:
-    """Return the scopes of a team that a rollout of this day is charged to."""
-    own = Account(team, "")
-    return [Scope(own, TOTAL), Scope(own, DAY + day), Scope(own, MONTH + day[:7])]
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What is known once the team's row is locked: the database's clock, and what a rollout of the run holds."""
 
-
-def scopes(account: Account, step: int | None, day: str) -> list[Scope]:
-    """Return all scopes that a rollout is charged to, in the order in which they are taken: the team's first."""
-    charged = [*team_scopes(account.team, day), Scope(account, TOTAL)]
-    return charged if step is None else [*charged, Scope(account, STEP + str(step))]
+    moment: float
+    each: Amounts
 
 
 class Accounts:
@@ -69,113 +110,168 @@ class Accounts:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def gate(self, team: str) -> float:
+    async def gate(self, team: str, run: str = "") -> Gate:
         """Lock the team's row and return the database's clock, read once the lock is held.
 
         Raises:
             NotFound: no such team.
         """
         locked = select(accounts.c.team).where(_at(Scope(Account(team, ""), TOTAL))).with_for_update().subquery()
-        moment = await self._connection.scalar(select(now_s()).select_from(locked))
-        if moment is None:
+        own = accounts.alias("own")
+        of_run = and_(own.c.team == locked.c.team, own.c.run == run, own.c.span == TOTAL)
+        query = select(now_s().label("moment"), own.c.tokens_each, own.c.milliseconds_each)
+        row = (await self._connection.execute(query.select_from(locked.outerjoin(own, of_run)))).one_or_none()
+        if row is None:
             raise NotFound(f"no account of team {team!r}")
-        return float(moment)
+        return Gate(float(row.moment), Amounts(1, row.tokens_each or 0, row.milliseconds_each or 0))
 
-    async def take(self, charged: Sequence[Scope], n: int) -> bool:
-        """Reserve `n` in every scope or in none; say which."""
-        for index, scope in enumerate(charged):
-            result = await self._connection.execute(TAKE, {**_bound(scope), "n": n})
-            if result.rowcount == 0:
-                await self.move(dict.fromkeys(charged[:index], Counts(reserved=-n)))
-                return False
-        return True
+    async def take(self, charged: Sequence[Scope], n: int, each: Amounts, *, lenient: bool) -> list[Bound] | None:
+        """Reserve `n` rollouts that hold `each` in every scope, and return how these stand now; or in none: None.
+
+        Limits in shadow mode refuse as the others do, unless it is `lenient`.
+        """
+        held, needed = each.times(n), need(each, n)
+        values = {
+            **_these(charged),
+            "lenient": lenient,
+            **dict(zip(_NEEDS, needed, strict=True)),
+            **{f"add_{name}": amount for name, amount in held._asdict().items()},
+        }
+        rows = (await self._connection.execute(TAKE, values)).all()
+        taken = _bounds(charged, rows)
+        if len(taken) == len(charged):
+            return taken
+        back = Counts(reserved=-n, tokens_reserved=-held.tokens, milliseconds_reserved=-held.milliseconds)
+        await self.move({bound.scope: back for bound in taken})
+        return None
 
     async def move(self, changes: Mapping[Scope, Counts]) -> None:
         """Apply changes that no limit can refuse; scopes without a row of their own are not counted."""
         rows = [
-            {
-                **_bound(scope),
-                "add_reserved": change.reserved,
-                "add_committed": change.committed,
-                "add_overage": change.overage,
-            }
+            {**_bound(scope), **{f"add_{name}": getattr(change, name) for name in COUNTERS}}
             for scope, change in changes.items()
-            if change.reserved or change.committed or change.overage
+            if any(getattr(change, name) for name in COUNTERS)
         ]
         if rows:
             await self._connection.execute(MOVE, rows)
 
     async def open_team(self, team: str, limits: TeamLimits | None = None) -> None:
         """Create a team's rows if they are new; set their limits, unless None."""
-        own, most = Account(team, ""), limits or TeamLimits()
-        rows = {TOTAL: most.rollouts, DAY: most.rollouts_per_day, MONTH: most.rollouts_per_month}
-        await self._open(own, rows)
+        own, terms = Account(team, ""), team_terms(limits or TeamLimits())
+        await self._open(own, terms)
         if limits is not None:
             await self.gate(team)
-            await self._limit(own, rows)
+            await self._limit(own, terms)
 
     async def open_run(self, account: Account, limits: RunLimits) -> None:
         """Create a run's rows if they are new, and set their limits."""
-        rows = {TOTAL: limits.rollouts, STEP: limits.rollouts_per_step}
+        terms = run_terms(limits)
         await self.gate(account.team)
-        await self._open(account, rows)
-        await self._limit(account, rows)
+        await self._open(account, terms)
+        await self._limit(account, terms)
 
     async def open_spans(self, wanted: Iterable[Scope]) -> None:
         """Create the rows of days, months and steps that are new, with the limits of their patterns."""
-        for scope in wanted:
-            key = (accounts.c.team, accounts.c.run, literal(scope.window), accounts.c.limit_rollouts)
-            rows = select(*key).where(_at(_pattern(scope)))
-            names = ["team", "run", "span", "limit_rollouts"]
-            statement = insert(self._connection, accounts).from_select(names, rows).on_conflict_do_nothing()
-            await self._connection.execute(statement)
+        for (team, run), patterns in _by_account(wanted):
+            window = case(patterns, value=accounts.c.span)
+            rows = select(accounts.c.team, accounts.c.run, window, *(accounts.c[name] for name in LIMITS)).where(
+                accounts.c.team == team, accounts.c.run == run, accounts.c.span.in_(list(patterns))
+            )
+            statement = insert(self._connection, accounts).from_select(["team", "run", "span", *LIMITS], rows)
+            await self._connection.execute(statement.on_conflict_do_nothing())
 
-    async def left(self, wanted: Sequence[Scope]) -> list[int]:
-        """Return what is left in each of these scopes that has a limit, 0 where grants are suspended.
-
-        A span that has no row yet has the whole limit of its pattern left.
+    async def bounds(self, charged: Sequence[Scope]) -> list[Bound]:
+        """Return how these scopes stand; one that has no row yet has the limits of its pattern and no use.
 
         Raises:
             NotFound: an account was never opened.
         """
-        keys = [_key(one) for scope in wanted for one in {scope, _pattern(scope)}]
-        remaining = case((accounts.c.suspended, 0), else_=accounts.c.limit_rollouts - _IN_USE)
-        key = (accounts.c.team, accounts.c.run, accounts.c.span)
-        query = select(*key, remaining.label("left")).where(tuple_(*key).in_(keys))
-        rows = {(row.team, row.run, row.span): row.left for row in await self._connection.execute(query)}
-        missing = [scope.account for scope in wanted if _key(_pattern(scope)) not in rows]
-        if missing:
-            raise NotFound(f"no account of run {missing[0].run!r}")
-        found = [rows.get(_key(scope), rows[_key(_pattern(scope))]) for scope in wanted]
-        return [some for some in found if some is not None]
+        runs = {scope.account.run for scope in charged}
+        spans = {span for scope in charged for span in (scope.window, pattern_of(scope.window))}
+        query = select(*_BOUND).where(
+            accounts.c.team == charged[0].account.team, accounts.c.run.in_(runs), accounts.c.span.in_(spans)
+        )
+        rows = {(row.run, row.span): row for row in await self._connection.execute(query)}
+        found = []
+        for scope in charged:
+            pattern = rows.get((scope.account.run, pattern_of(scope.window)))
+            if pattern is None:
+                raise NotFound(f"no account of run {scope.account.run!r}")
+            found.append(_as_bound(scope, rows.get((scope.account.run, scope.window), pattern)))
+        return found
 
-    async def _open(self, account: Account, limits: Mapping[str, int | None]) -> None:
+    async def each(self, account: Account) -> Amounts:
+        """Return what a rollout of this run holds; nothing of tokens and time where the account was never opened."""
+        query = select(accounts.c.tokens_each, accounts.c.milliseconds_each).where(_at(Scope(account, TOTAL)))
+        row = (await self._connection.execute(query)).one_or_none()
+        return ONE if row is None else Amounts(1, row.tokens_each, row.milliseconds_each)
+
+    async def _open(self, account: Account, terms: Terms) -> None:
         rows = [
-            {"team": account.team, "run": account.run, "span": span, "limit_rollouts": most}
-            for span, most in limits.items()
+            {"team": account.team, "run": account.run, "span": span, **_limits(terms, caps)}
+            for span, caps in terms.caps.items()
         ]
         await self._connection.execute(insert(self._connection, accounts).on_conflict_do_nothing(), rows)
 
-    async def _limit(self, account: Account, limits: Mapping[str, int | None]) -> None:
+    async def _limit(self, account: Account, terms: Terms) -> None:
         of_account = and_(accounts.c.team == account.team, accounts.c.run == account.run)
-        for span, most in limits.items():
+        for span, caps in terms.caps.items():
             statement = update(accounts).where(of_account, accounts.c.span.startswith(span, autoescape=True))
-            await self._connection.execute(statement.values(limit_rollouts=most))
+            await self._connection.execute(statement.values(**_limits(terms, caps)))
 
 
-def _pattern(scope: Scope) -> Scope:
-    kind, colon, _ = scope.window.partition(":")
-    return Scope(scope.account, kind + colon)
+def _limits(terms: Terms, caps: Caps) -> dict[str, Any]:
+    return {
+        **dict(zip(LIMITS, (*caps, terms.warn_at, terms.shadow), strict=True)),
+        "tokens_each": terms.each.tokens,
+        "milliseconds_each": terms.each.milliseconds,
+    }
 
 
-def _key(scope: Scope) -> tuple[str, str, str]:
-    return (scope.account.team, scope.account.run, scope.window)
+def _bounds(charged: Sequence[Scope], rows: Sequence[Row[Any]]) -> list[Bound]:
+    found = {(row.run, row.span): row for row in rows}
+    keys = {scope: (scope.account.run, scope.window) for scope in charged}
+    return [_as_bound(scope, found[key]) for scope, key in keys.items() if key in found]
+
+
+def _as_bound(scope: Scope, row: Row[Any]) -> Bound:
+    """Return a row of `_BOUND` as the bound of a scope. A pattern's row is never charged."""
+    return Bound(
+        scope,
+        Caps(row.cap_0, row.cap_1, row.cap_2),
+        Amounts(row.charged_0, row.charged_1, row.charged_2),
+        row.shadow,
+        row.warn_at,
+        row.suspended,
+    )
+
+
+def _by_account(wanted: Iterable[Scope]) -> list[tuple[tuple[str, str], dict[str, str]]]:
+    """Return windows by pattern for each account, as often as it takes to have one window of a pattern at a time."""
+    found: dict[tuple[str, str, int], dict[str, str]] = {}
+    for scope in wanted:
+        team, run, pattern = scope.account.team, scope.account.run, pattern_of(scope.window)
+        if pattern != TOTAL:
+            turn = next(turn for turn in itertools.count() if pattern not in found.get((team, run, turn), {}))
+            found.setdefault((team, run, turn), {})[pattern] = scope.window
+    return [((team, run), patterns) for (team, run, _), patterns in found.items()]
+
+
+def _these(charged: Sequence[Scope]) -> dict[str, str]:
+    spans = {pattern_of(scope.window): scope.window for scope in charged}
+    windows = (spans[DAY], spans[MONTH], spans.get(STEP, TOTAL))
+    return {
+        "in_team": charged[-1].account.team,
+        "in_run": charged[-1].account.run,
+        **dict(zip(_SPANS, windows, strict=True)),
+    }
 
 
 def _at(scope: Scope) -> ColumnElement[bool]:
-    team, run, span = _key(scope)
-    return and_(accounts.c.team == team, accounts.c.run == run, accounts.c.span == span)
+    return and_(
+        accounts.c.team == scope.account.team, accounts.c.run == scope.account.run, accounts.c.span == scope.window
+    )
 
 
 def _bound(scope: Scope) -> dict[str, str]:
-    return dict(zip(("in_team", "in_run", "in_span"), _key(scope), strict=True))
+    return {"in_team": scope.account.team, "in_run": scope.account.run, "in_span": scope.window}

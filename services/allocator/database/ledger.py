@@ -1,8 +1,8 @@
 """The ledger on SQL: the port of `rollout_budget.ledger.base` on SQLite and PostgreSQL.
 
 Owns reservations and entries; `accounts` owns the counters and the statement that grants, `reports` what is read back.
-A batch of any size costs a fixed number of statements: one per scope for its sum, one for the reservations, one for the
-entries. Settlement is `core`'s, on the rows named by the request, under the team's lock. What was done is kept in
+A batch of any size costs a fixed number of statements: one for all its scopes, one for the reservations, one for the
+entries; the sums of usage are moved once, at the end of the transaction (`flush`). Settlement is `core`'s, on the rows named by the request, under the team's lock. What was done is kept in
 `record`, for whoever wants to count it once the transaction has committed.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, case, select, update
@@ -22,15 +22,27 @@ from rollout_budget.errors import InvalidInput
 from rollout_budget.ledger import core
 from rollout_budget.ledger.asks import answered, common_step, require_lease, require_same, shared
 from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
-from rollout_budget.ledger.books import Books, Entry, Hold, day_of, project
+from rollout_budget.ledger.books import Books, Counts, Entry, Hold, Scope, UsageKey, day_of, project, scopes, usage_sums
+from rollout_budget.ledger.limits import Bound, beyond_shadow, enforced, warnings
 from rollout_budget.ledger.maps import Map
-from rollout_budget.wire import BudgetView, Dimension, RunLimits, TeamLimits, UsageRow
-from services.allocator.database.accounts import Accounts, scopes
+from rollout_budget.wire import (
+    BudgetView,
+    Dimension,
+    EntryKind,
+    EntryView,
+    LimitUse,
+    RunLimits,
+    TeamLimits,
+    UsageRow,
+)
+from services.allocator.database.accounts import Accounts, Gate
 from services.allocator.database.audit import audit
 from services.allocator.database.clock import now_s
+from services.allocator.database.lines import row_of
 from services.allocator.database.reports import Reports, as_reservation, digest
 from services.allocator.database.tables import entries, reservations
-from services.kit.session import chunks
+from services.allocator.database.tables import usage_sums as sums
+from services.kit.session import chunks, insert
 
 RESOLVE = (
     update(reservations)
@@ -58,6 +70,8 @@ class SqlLedger:
         self._connection = connection
         self._accounts = Accounts(connection)
         self._offset_s = clock_offset_s
+        self._unsummed: list[Entry] = []
+        self._bounds: Sequence[Bound] = ()
         self._reports = Reports(connection, clock_offset_s)
 
     async def open_account(self, account: Account, limits: RunLimits) -> None:
@@ -74,19 +88,22 @@ class SqlLedger:
         require_lease(lease_s)
         common_step(asks)
         with self._timed("reserve"):
-            moment = await self._gate(account.team)
-            answers = await self._answered(account, asks, moment)
+            gate = await self._gate(account.team, account.run)
+            answers = await self._answered(account, asks, gate.moment)
             fresh = [index for index, ask in enumerate(asks) if ask.id not in answers]
+            self._bounds = ()
             if fresh:
-                grants = await self._grant(account, asks, fresh, moment, share)
-                held = await self._hold(account, [asks[index] for index in fresh], grants, moment, lease_s)
-                answers |= {one.id: one for one in held}
+                grants, beyond = await self._grant(account, asks, fresh, gate, share)
+                granted = dict(zip([asks[index] for index in fresh], grants, strict=True))
+                held, lines = answered(account, granted, day_of(gate.moment), gate.each, beyond)
+                await self._hold(held, lines, gate.moment, lease_s)
+                answers |= {one.id: replace(one, expires_in_s=lease_s) if one.rollouts else one for one in held}
             return [answers[ask.id] for ask in asks]
 
     async def settle(self, account: Account, settlements: Sequence[Settlement]) -> list[Settled]:
         """Commit, release and book overage; each reservation resolves once."""
         with self._timed("settle"):
-            moment = await self._gate(account.team)
+            moment = (await self._gate(account.team)).moment
             rows = await self._rows(account.team, [one for each in settlements for one in each.reservations])
             before = {(account.team, key): Hold(as_reservation(row, moment), row.day) for key, row in rows.items()}
             step = core.settle(Books(holds=Map(before)), account, settlements, now=moment)
@@ -108,7 +125,7 @@ class SqlLedger:
     async def renew(self, account: Account, lease_s: float, ids: Sequence[str] | None = None) -> int:
         """Extend the leases of these reservations that are still held; never shorten one."""
         require_lease(lease_s)
-        ends = await self._gate(account.team) + lease_s
+        ends = (await self._gate(account.team)).moment + lease_s
         of_run = and_(reservations.c.team == account.team, reservations.c.run == account.run)
         later = case((reservations.c.expires_s > ends, reservations.c.expires_s), else_=ends)
         renewal = update(reservations).where(of_run, reservations.c.state == "reserved").values(expires_s=later)
@@ -120,15 +137,19 @@ class SqlLedger:
     async def expire(self, account: Account | None = None) -> int:
         """Give back what is due, in one account or in all; return how many rollouts."""
         if account is not None:
-            return await self._expire(account.team, await self._gate(account.team), account.run)
+            return await self._expire(account.team, (await self._gate(account.team)).moment, account.run)
         due = and_(reservations.c.state == "reserved", reservations.c.expires_s <= now_s() + self._offset_s)
         teams = select(reservations.c.team).where(due).distinct().order_by(reservations.c.team)
         found = (await self._connection.execute(teams)).scalars().all()
-        return sum([await self._expire(team, await self._gate(team)) for team in found])
+        return sum([await self._expire(team, (await self._gate(team)).moment) for team in found])
 
     async def available(self, account: Account, step: int | None = None) -> int | None:
-        """Rollouts left under every limit that applies; None without limits."""
+        """Rollouts left under every limit that refuses; None without such limits."""
         return await self._reports.available(account, step)
+
+    def warnings(self) -> Sequence[LimitUse]:
+        """Return the limits from their `warn_at` on, as the last `reserve` found them."""
+        return warnings(self._bounds)
 
     async def reservation(self, team: str, reservation_id: str) -> Reservation:
         """Return one reservation."""
@@ -136,15 +157,37 @@ class SqlLedger:
 
     async def budget(self, team: str) -> BudgetView:
         """Return a team's limits, counters and what is left."""
+        await self.flush()
         return await self._reports.budget(team)
 
     async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
-        """Return counts from the entries, grouped by these dimensions; of all teams if `team` is None."""
+        """Return counts from the sums of usage, grouped by these dimensions; of all teams if `team` is None."""
+        await self.flush()
         return await self._reports.usage(team, by, run)
+
+    async def entries(
+        self, team: str, kind: EntryKind | None = None, run: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> list[EntryView]:
+        """Return lines of the record in the order in which they were written."""
+        return await self._reports.entries(team, kind, run, after=after, limit=limit)
 
     async def audit(self) -> list[Discrepancy]:
         """Recompute every counter from the entries, suspend what differs, and return it."""
+        await self.flush()
         return await audit(self._connection)
+
+    async def flush(self) -> None:
+        """Move the sums of usage by what this transaction has booked. Whoever commits the transaction calls it first."""
+        changes, self._unsummed = usage_sums(Map(), self._unsummed), []
+        if changes:
+            statement = insert(self._connection, sums)
+            added = {name: sums.c[name] + statement.excluded[name] for name in Counts._fields}
+            keys = list(sums.primary_key)
+            rows = [
+                _sum_row(key, changes[key])
+                for key in sorted(changes, key=lambda key: (key.account.run, key.policy, key.day))
+            ]
+            await self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), rows)
 
     @contextmanager
     def _timed(self, operation: str) -> Iterator[None]:
@@ -152,8 +195,9 @@ class SqlLedger:
         yield
         self.timings.append((operation, time.perf_counter() - began))
 
-    async def _gate(self, team: str) -> float:
-        return await self._accounts.gate(team) + self._offset_s
+    async def _gate(self, team: str, run: str = "") -> Gate:
+        gate = await self._accounts.gate(team, run)
+        return replace(gate, moment=gate.moment + self._offset_s)
 
     async def _answered(self, account: Account, asks: Sequence[Ask], moment: float) -> dict[str, Reservation]:
         rows = await self._rows(account.team, [ask.id for ask in asks])
@@ -164,49 +208,48 @@ class SqlLedger:
         return found
 
     async def _grant(
-        self, account: Account, asks: Sequence[Ask], fresh: Sequence[int], moment: float, share: Share
-    ) -> list[int]:
-        """Take the whole; failing that, expire what is due and take it again; failing that, take what `share` says."""
-        charged = scopes(account, asks[0].step, day_of(moment))
-        wanted = [asks[index].rollouts for index in fresh]
-        if await self._accounts.take(charged, sum(wanted)):
-            return wanted
-        await self._accounts.open_spans(charged)
-        await self._expire(account.team, moment)
-        if await self._accounts.take(charged, sum(wanted)):
-            return wanted
-        left = max(0, min(await self._accounts.left(charged), default=0))
-        given = shared(asks, fresh, share, left)
-        grants = [given[index] for index in fresh]
-        if sum(grants) and not await self._accounts.take(charged, sum(grants)):
-            raise InvalidInput(f"a share gave out more than the {left} rollouts that are left")
-        return grants
+        self, account: Account, asks: Sequence[Ask], fresh: Sequence[int], gate: Gate, share: Share
+    ) -> tuple[list[int], int]:
+        """Take the whole; failing that, expire what is due and take what is left, by `share` if it is not the whole.
 
-    async def _hold(
-        self, account: Account, asks: Sequence[Ask], grants: Sequence[int], moment: float, lease_s: float
-    ) -> list[Reservation]:
+        Return the grants, and how many of their rollouts limits in shadow mode would have refused.
+        """
+        charged = scopes(account, asks[0].step, day_of(gate.moment))
+        wanted = [asks[index].rollouts for index in fresh]
+        if await self._take(charged, sum(wanted), gate):
+            return wanted, 0
+        await self._accounts.open_spans(charged)
+        await self._expire(account.team, gate.moment)
+        self._bounds = await self._accounts.bounds(charged)
+        left = enforced(self._bounds, gate.each)
+        grants = wanted
+        if left is not None and left < sum(wanted):
+            given = shared(asks, fresh, share, max(left, 0))
+            grants = [given[index] for index in fresh]
+        beyond = beyond_shadow(self._bounds, gate.each, sum(grants))
+        if sum(grants) and not await self._take(charged, sum(grants), gate, lenient=True):
+            raise InvalidInput(f"a share gave out more than the {left} rollouts that are left")
+        return grants, beyond
+
+    async def _take(self, charged: Sequence[Scope], n: int, gate: Gate, *, lenient: bool = False) -> bool:
+        taken = await self._accounts.take(charged, n, gate.each, lenient=lenient)
+        self._bounds = taken or self._bounds
+        return taken is not None
+
+    async def _hold(self, held: Sequence[Reservation], lines: Sequence[Entry], moment: float, lease_s: float) -> None:
         """Store reservations and entries of what `_grant` took; the counters have moved already."""
         day = day_of(moment)
-        held, lines = answered(account, dict(zip(asks, grants, strict=True)), day)
-        ends = [moment + lease_s if one.rollouts else None for one in held]
-        rows = [_reservation_row(one, day, end) for one, end in zip(held, ends, strict=True)]
+        rows = [_reservation_row(one, day, moment + lease_s if one.rollouts else None) for one in held]
         await self._connection.execute(plain_insert(reservations), rows)
         await self._append(lines, moment)
-        return [replace(one, expires_in_s=lease_s) if one.rollouts else one for one in held]
 
     async def _expire(self, team: str, moment: float, run: str | None = None) -> int:
         due = and_(reservations.c.team == team, reservations.c.state == "reserved", reservations.c.expires_s <= moment)
-        expiry = update(reservations).where(due).values(state="expired")
+        gone = update(reservations).where(due).values(state="expired")
         if run is not None:
-            expiry = expiry.where(reservations.c.run == run)
-        rows = (await self._connection.execute(expiry.returning(*reservations.c))).all()
-        await self._book(
-            [
-                Entry(Account(team, row.run), "expire", row.reservation_id, row.rollouts, row.day, row.step)
-                for row in rows
-            ],
-            moment,
-        )
+            gone = gone.where(reservations.c.run == run)
+        rows = (await self._connection.execute(gone.returning(*reservations.c))).all()
+        await self._book([core.expiry(as_reservation(row, moment), row.day) for row in rows], moment)
         return sum(row.rollouts for row in rows)
 
     async def _rows(self, team: str, ids: Sequence[str]) -> dict[str, Row[Any]]:
@@ -220,14 +263,18 @@ class SqlLedger:
     async def _book(self, lines: Sequence[Entry], moment: float) -> None:
         """Append entries and move the counters by what they say."""
         changes = project(Map(), lines)
-        await self._accounts.open_spans(scope for scope, change in changes.items() if change.overage)
+        booked_now = [line for line in lines if line.kind in {"overage", "close"}]
+        if booked_now:  # on today's rows, where no grant of today need have been
+            changed = project(Map(), booked_now)
+            await self._accounts.open_spans(scope for scope, change in changed.items() if any(change.charged))
         await self._accounts.move(changes)
         await self._append(lines, moment)
 
     async def _append(self, lines: Sequence[Entry], moment: float) -> None:
         if lines:
-            await self._connection.execute(plain_insert(entries), [_entry_row(line, moment) for line in lines])
+            await self._connection.execute(plain_insert(entries), [row_of(line, moment) for line in lines])
         self.record += lines
+        self._unsummed += lines
 
 
 def _reservation_row(one: Reservation, day: str, expires_s: float | None) -> dict[str, Any]:
@@ -243,10 +290,17 @@ def _reservation_row(one: Reservation, day: str, expires_s: float | None) -> dic
         "state": one.state,
         "used": one.used,
         "expires_s": expires_s,
+        "policy": one.policy,
+        "tokens_each": one.tokens_each,
+        "milliseconds_each": one.milliseconds_each,
     }
 
 
-def _entry_row(line: Entry, moment: float) -> dict[str, Any]:
-    row = asdict(line)
-    account = row.pop("account")
-    return {**account, **row, "at_s": moment}
+def _sum_row(key: UsageKey, change: Counts) -> dict[str, Any]:
+    return {
+        "team": key.account.team,
+        "run": key.account.run,
+        "policy": key.policy,
+        "day": key.day,
+        **change._asdict(),
+    }

@@ -6,18 +6,29 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Row, case, cast, func, select
+from sqlalchemy import BigInteger, Row, cast, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import NotFound
-from rollout_budget.ledger.base import Account, EntryKind, Reservation
-from rollout_budget.ledger.books import TOTAL, Scope, day_of
-from rollout_budget.wire import MAX_ROLLOUTS, BudgetView, Dimension, RolloutCounts, TeamLimits, UsageRow
-from services.allocator.database.accounts import DAY, MONTH, Accounts, scopes, team_scopes
+from rollout_budget.ledger.base import Account, Reservation
+from rollout_budget.ledger.books import (
+    DAY,
+    MONTH,
+    NOTHING,
+    TOTAL,
+    Counts,
+    day_of,
+    entry_view,
+    scopes,
+    team_scopes,
+)
+from rollout_budget.ledger.limits import NAMES, budget_view, enforced
+from rollout_budget.ledger.units import seconds
+from rollout_budget.wire import BudgetView, Dimension, EntryKind, EntryView, TeamLimits, UsageRow
+from services.allocator.database.accounts import LIMITS, Accounts
 from services.allocator.database.clock import now_s
-from services.allocator.database.tables import accounts, entries, reservations
-
-_DIMENSIONS = {"team": entries.c.team, "run": entries.c.run, "day": entries.c.day}
+from services.allocator.database.lines import as_entry
+from services.allocator.database.tables import accounts, entries, reservations, usage_sums
 
 
 class Reports:
@@ -32,8 +43,10 @@ class Reports:
         return float(await self._connection.scalar(select(now_s())) or 0.0) + self._offset_s
 
     async def available(self, account: Account, step: int | None) -> int | None:
-        """Return what is left under every limit that applies to this account now."""
-        return await self._least(scopes(account, step, day_of(await self.now())))
+        """Return what is left under every limit that refuses this account's grants now."""
+        accounts_ = Accounts(self._connection)
+        bounds = await accounts_.bounds(scopes(account, step, day_of(await self.now())))
+        return enforced(bounds, await accounts_.each(account))
 
     async def reservation(self, team: str, reservation_id: str) -> Reservation:
         """Return one reservation of this team."""
@@ -47,34 +60,45 @@ class Reports:
 
     async def budget(self, team: str) -> BudgetView:
         """Return a team's limits, counters and what is left under its own limits; an unknown team has neither."""
-        query = select(accounts.c.span, accounts.c.limit_rollouts).where(
+        charged = team_scopes(team, day_of(await self.now()))
+        query = select(accounts.c.span, *(accounts.c[name] for name in LIMITS)).where(
             accounts.c.team == team, accounts.c.run == "", accounts.c.span.in_((TOTAL, DAY, MONTH))
         )
-        limits = {row.span: row.limit_rollouts for row in await self._connection.execute(query)}
-        rows = await self.usage(team, ["team"])
-        return BudgetView(
-            team=team,
-            limits=TeamLimits(
-                rollouts=limits.get(TOTAL), rollouts_per_day=limits.get(DAY), rollouts_per_month=limits.get(MONTH)
-            ),
-            usage=rows[0].counts if rows else RolloutCounts(),
-            available=await self._least(team_scopes(team, day_of(await self.now()))) if limits else None,
-        )
+        rows = (await self._connection.execute(query)).all()
+        bounds = await Accounts(self._connection).bounds(charged) if rows else []
+        counts = (await self._sums(team, (), None)).get((), NOTHING)
+        return budget_view(team, _team_limits(rows), counts, bounds)
 
     async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
-        """Return counts from the entries, grouped and ordered by these dimensions."""
-        columns = [_DIMENSIONS[dimension] for dimension in by]
-        query = select(*columns, *(total.label(name) for name, total in _totals().items()))
-        if team is not None:
-            query = query.where(entries.c.team == team)
+        """Return counts from the sums of usage, grouped and ordered by these dimensions."""
+        rows = await self._sums(team, by, run)
+        return [
+            UsageRow(counts=counts.view(), **dict(zip(by, row, strict=True))) for row, counts in sorted(rows.items())
+        ]
+
+    async def entries(
+        self, team: str, kind: EntryKind | None, run: str | None, *, after: int, limit: int
+    ) -> list[EntryView]:
+        """Return lines of the record in the order in which they were written."""
+        query = select(entries).where(entries.c.team == team, entries.c.entry_id > after)
+        if kind is not None:
+            query = query.where(entries.c.kind == literal(kind, literal_execute=True))  # for the partial index
         if run is not None:
             query = query.where(entries.c.run == run)
-        rows = (await self._connection.execute(query.group_by(*columns))).all()
-        ordered = sorted(rows, key=lambda row: tuple(row[: len(columns)]))
-        return [_usage_row(row, by) for row in ordered if row.booked]
+        rows = await self._connection.execute(query.order_by(entries.c.entry_id).limit(limit))
+        return [entry_view(row.entry_id, as_entry(row)) for row in rows]
 
-    async def _least(self, wanted: Sequence[Scope]) -> int | None:
-        return min(await Accounts(self._connection).left(wanted), default=None)
+    async def _sums(self, team: str | None, by: Sequence[Dimension], run: str | None) -> dict[tuple[str, ...], Counts]:
+        columns = [usage_sums.c[dimension] for dimension in by]
+        totals = [cast(func.sum(usage_sums.c[name]), BigInteger).label(name) for name in Counts._fields]
+        query = select(func.count().label("rows"), *totals, *columns).group_by(*columns)
+        if team is not None:
+            query = query.where(usage_sums.c.team == team)
+        if run is not None:
+            query = query.where(usage_sums.c.run == run)
+        rows = (await self._connection.execute(query)).all()
+        width = len(totals)
+        return {tuple(str(part) for part in row[width + 1 :]): Counts(*row[1 : width + 1]) for row in rows if row.rows}
 
 
 def digest(reservation_id: str) -> str:
@@ -94,38 +118,17 @@ def as_reservation(row: Row[Any], now: float) -> Reservation:
         state=row.state,
         used=row.used,
         expires_in_s=lease,
+        policy=row.policy,
+        tokens_each=row.tokens_each,
+        milliseconds_each=row.milliseconds_each,
     )
 
 
-def _of(kind: EntryKind) -> ColumnElement[int]:
-    return func.coalesce(func.sum(case((entries.c.kind == kind, entries.c.rollouts), else_=0)), 0)
-
-
-def _totals() -> dict[str, ColumnElement[Any]]:
-    closed = case((entries.c.reference > 0, 1), else_=0)
-    return {
-        "granted": _of("reserve"),
-        "committed": _of("commit"),
-        "released": _of("release"),
-        "expired": _of("expire"),
-        "refused": _of("refuse"),
-        "overage": _of("overage"),
-        "groups_closed": func.coalesce(func.sum(closed), 0),
-        "reference": func.coalesce(func.sum(entries.c.reference), 0),
-        "tokens": func.coalesce(func.sum(cast(entries.c.tokens, Double)), 0.0),
-        "seconds": func.coalesce(func.sum(entries.c.seconds), 0.0),
-        "booked": func.count(),
-    }
-
-
-def _usage_row(row: Row[Any], by: Sequence[Dimension]) -> UsageRow:
-    names = ("granted", "committed", "released", "expired", "refused", "overage", "groups_closed")
-    whole = {name: int(getattr(row, name)) for name in names}
-    counts = RolloutCounts(
-        **whole,
-        reserved=whole["granted"] - whole["committed"] - whole["released"] - whole["expired"],
-        saved=int(row.reference) - whole["committed"] - whole["overage"],
-        tokens=min(int(row.tokens), MAX_ROLLOUTS),
-        seconds=row.seconds,
-    )
-    return UsageRow(counts=counts, **{dimension: getattr(row, dimension) for dimension in by})
+def _team_limits(rows: Sequence[Row[Any]]) -> TeamLimits:
+    found: dict[str, Any] = {}
+    for row in rows:
+        rollouts, tokens, time = NAMES[row.span]
+        found |= {rollouts: row.limit_rollouts, tokens: row.limit_tokens}
+        found |= {time: None if row.limit_milliseconds is None else seconds(row.limit_milliseconds)}
+        found |= {"warn_at": row.warn_at, "mode": "shadow" if row.shadow else "enforce"}
+    return TeamLimits(**found)

@@ -218,6 +218,7 @@ class SqlStore:
                 await self._wall.enter(connection, team)
             transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s()))
             yield transaction
+            await transaction.ledger.flush()
         self._committed(transaction)
 
 

@@ -9,8 +9,9 @@
     run id  total           the run's
     run id  step:7          the run's per step        (span `step:` likewise)
 
-Counters are projections of `entries`, which are append-only (triggers refuse anything else), written in the same
-transaction. Moments are seconds since 1970 by the database's clock. Reservations are found by the digest of their id:
+Counters and `usage_sums` are projections of `entries`, which are append-only (triggers refuse anything else), written
+in the same transaction. An entry without `policy` was written by a release that knew no sums: a trigger adds it to them
+and to the accounts' tokens and time; `extra` and `milliseconds` of it follow from its other columns (`lines`). Moments are seconds since 1970 by the database's clock. Reservations are found by the digest of their id:
 an id may be longer than PostgreSQL's longest index entry.
 """
 
@@ -32,6 +33,8 @@ from sqlalchemy import (
     false,
     text,
 )
+
+from rollout_budget.ledger.books import Counts
 
 metadata = MetaData(
     naming_convention={
@@ -111,6 +114,16 @@ accounts = Table(
     Column("committed", BigInteger, nullable=False, server_default=text("0")),
     Column("overage", BigInteger, nullable=False, server_default=text("0")),
     Column("suspended", Boolean, nullable=False, server_default=false()),
+    Column("limit_tokens", BigInteger),
+    Column("limit_milliseconds", BigInteger),
+    Column("tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("tokens_reserved", BigInteger, nullable=False, server_default=text("0")),
+    Column("milliseconds", BigInteger, nullable=False, server_default=text("0")),
+    Column("milliseconds_reserved", BigInteger, nullable=False, server_default=text("0")),
+    Column("tokens_each", BigInteger, nullable=False, server_default=text("0")),
+    Column("milliseconds_each", BigInteger, nullable=False, server_default=text("0")),
+    Column("warn_at", Double, nullable=False, server_default=text("0.8")),
+    Column("shadow", Boolean, nullable=False, server_default=false()),
     CheckConstraint("reserved >= 0 AND committed >= 0 AND overage >= 0", name="never_negative"),
 )
 
@@ -128,6 +141,9 @@ reservations = Table(
     Column("state", String(16), nullable=False),
     Column("used", BigInteger, nullable=False),
     Column("expires_s", Double),
+    Column("policy", String(ID), nullable=False, server_default=text("''")),
+    Column("tokens_each", BigInteger, nullable=False, server_default=text("0")),
+    Column("milliseconds_each", BigInteger, nullable=False, server_default=text("0")),
     Index(
         "ix_reservations_held",
         "team",
@@ -153,7 +169,29 @@ entries = Table(
     Column("tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("seconds", Double, nullable=False, server_default=text("0")),
     Column("at_s", Double, nullable=False),
-    Index("ix_entries_team_run", "team", "run"),
+    Column("milliseconds", BigInteger),
+    Column("held_tokens", BigInteger),
+    Column("held_milliseconds", BigInteger),
+    Column("policy", String(ID)),
+    Column("extra", Boolean),
+    Index("ix_entries_team_entry", "team", "entry_id"),
+    Index(
+        "ix_entries_overage",
+        "team",
+        "entry_id",
+        sqlite_where=text("kind = 'overage'"),
+        postgresql_where=text("kind = 'overage'"),
+    ),
+)
+
+usage_sums = Table(
+    "usage_sums",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("run", String(ID), primary_key=True),
+    Column("policy", String(ID), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in Counts._fields),
 )
 
 runs = Table(
