@@ -138,8 +138,9 @@ async def test_priors_of_the_caller_are_on_the_declared_scale(allocator: Allocat
         await allocator.plan("run", PlanRequest(plan_id="other", candidates=[outside], groups=1))
 
 
-async def test_a_plan_of_an_unknown_run_is_not_found(allocator: Allocator) -> None:
-    with pytest.raises(NotFound):
+async def test_a_plan_of_an_unknown_run_is_refused(allocator: Allocator) -> None:
+    """By the service as not found, by a client with a journal because this process never declared it."""
+    with pytest.raises((NotFound, InvalidInput), match="nowhere"):
         await allocator.plan("nowhere", request())
 
 
