@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rollout_budget.engine import closing, observing, opening, planning, stateless, waves
 from rollout_budget.engine.answers import run_answer
 from rollout_budget.engine.ids import fingerprint
-from rollout_budget.engine.ports import PriorSource, Store, Transaction
+from rollout_budget.engine.ports import Offload, PriorSource, Store, Transaction, here
 from rollout_budget.engine.records import RunRecord
 from rollout_budget.errors import Conflict, InvalidInput, NotFound
 from rollout_budget.ledger.base import Account, Discrepancy
@@ -27,6 +28,8 @@ from rollout_budget.wire import (
     DecideAnswer,
     DecideRequest,
     Dimension,
+    EntriesAnswer,
+    EntryKind,
     GroupBaselines,
     HeartbeatAnswer,
     ObserveAnswer,
@@ -47,11 +50,12 @@ from rollout_budget.wire.pacing import require_priced
 
 
 class Engine:
-    """The whole protocol over a store and a source of priors."""
+    """The whole protocol over a store and a source of priors; `offload` says where large computations happen."""
 
-    def __init__(self, store: Store, priors: PriorSource) -> None:
+    def __init__(self, store: Store, priors: PriorSource, offload: Offload = here) -> None:
         self._store = store
         self._priors = priors
+        self._offload = offload
 
     async def create_run(self, team: str, spec: RunSpec) -> Run:
         """Declare a run; the same body again returns the run as it stands, patches included.
@@ -101,7 +105,7 @@ class Engine:
 
     async def plan(self, team: str, run_id: str, request: PlanRequest) -> PlanAnswer:
         """Choose which prompts to open (see `planning`)."""
-        return await planning.plan(self._store, self._priors, team, run_id, request)
+        return await planning.plan(self._store, self._priors, team, run_id, request, offload=self._offload)
 
     async def open(self, team: str, run_id: str, request: OpenRequest) -> OpenAnswer:
         """Open groups: frozen priors and first grants (see `opening`)."""
@@ -150,7 +154,7 @@ class Engine:
 
     async def decide(self, request: DecideRequest) -> DecideAnswer:
         """Decide without a run and without a ledger (see `stateless`)."""
-        return stateless.decide(request)
+        return await self._offload(partial(stateless.decide, request), len(request.groups))
 
     async def budget(self, team: str) -> BudgetView:
         """Return a team's limits and counters."""
@@ -161,6 +165,14 @@ class Engine:
         """Return a team's usage, grouped by these dimensions."""
         async with self._store.transaction(team) as transaction:
             return UsageAnswer(rows=await transaction.ledger.usage(team, by))
+
+    async def entries(
+        self, team: str, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """Return a page of the team's record, in the order in which it was written, from above the id `after`."""
+        async with self._store.transaction(team) as transaction:
+            found = await transaction.ledger.entries(team, kind, run_id, after=after, limit=limit)
+        return EntriesAnswer(entries=found, next=found[-1].entry_id if len(found) == limit else None)
 
     async def reservation(self, team: str, reservation_id: str) -> ReservationView:
         """Return what became of a grant.

@@ -9,13 +9,14 @@ newest of its run: so long a repeated request is answered the same and groups ca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from rollout_budget import planning
 from rollout_budget.decisions import Rules
 from rollout_budget.engine.answers import groups_of
 from rollout_budget.engine.freezing import Fetched, FetchKey, FrozenPrior, fetch, freeze
 from rollout_budget.engine.ids import fingerprint, plan_seed
-from rollout_budget.engine.ports import PriorSource, Store, Transaction
+from rollout_budget.engine.ports import Offload, PriorSource, Store, Transaction
 from rollout_budget.engine.records import PlanRecord, RunRecord
 from rollout_budget.errors import Conflict, RunFinished
 from rollout_budget.planning import Allowance, Choice
@@ -27,7 +28,9 @@ PLANS_KEPT = 64
 4 MB for steps of 256 groups."""
 
 
-async def plan(store: Store, priors: PriorSource, team: str, run_id: str, request: PlanRequest) -> PlanAnswer:
+async def plan(
+    store: Store, priors: PriorSource, team: str, run_id: str, request: PlanRequest, *, offload: Offload
+) -> PlanAnswer:
     """Choose prompts; the same request again is answered the same.
 
     Raises:
@@ -43,7 +46,7 @@ async def plan(store: Store, priors: PriorSource, team: str, run_id: str, reques
     if kept is not None:
         return kept
     fetched = await fetch(priors, run, [candidate for candidate in request.candidates if candidate.prior is None])
-    answer = _answer(run, request, fetched)
+    answer = await offload(partial(_answer, run, request, fetched), len(request.candidates))
     async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         kept = await _kept(transaction, run, request.plan_id, print_)

@@ -6,15 +6,16 @@ The engine itself owns no clock, no socket and no database.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, RunRecord
 from rollout_budget.ledger.base import Ledger
 from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, ValuesAnswer
 
+Answer = TypeVar("Answer")
 PolicyOwner = tuple[str, str]
 """Team and policy: what one delivery of evidence is about."""
 
@@ -104,6 +105,19 @@ class Store(Protocol):
         With a `team` it is about that team alone, and a store that can keeps all other teams' rows out of its sight.
         """
         ...
+
+
+class Offload(Protocol):
+    """Where large computations happen, so that whoever shares the event loop is not held up by them."""
+
+    async def __call__(self, compute: Callable[[], Answer], size: int) -> Answer:
+        """Return what `compute` returns; it is pure, and about `size` groups."""
+        ...
+
+
+async def here(compute: Callable[[], Answer], size: int) -> Answer:  # noqa: ARG001  whatever their size
+    """Obey `Offload` without going anywhere: for a process that serves one trainer."""
+    return compute()
 
 
 class PriorSource(Protocol):

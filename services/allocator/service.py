@@ -23,6 +23,7 @@ from services.allocator.settings import Settings
 from services.allocator.workers import Worker
 from services.kit.database import connect
 from services.kit.keys import ensure_file
+from services.kit.offload import Thread
 from services.kit.session import Database
 
 DEFAULT_TEAM = "default"
@@ -48,7 +49,9 @@ class Service:
             stack.push_async_callback(self.database.engine.dispose)
             await self._open()
             priors = self._given_priors or await self._priors(stack)
-            self.engine = Engine(self.store, priors)
+            compute = Thread()
+            stack.callback(compute.close)
+            self.engine = Engine(self.store, priors, compute)
             self.delivery = Worker("evidence", self.engine.deliver_evidence, self.settings.deliver_every_s)
             workers = [
                 self.delivery,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from rollout_budget.client import AllocatorClient, ResilientAllocator, Retries
-from rollout_budget.wire import OpenGroup, OpenRequest, RunSpec
+from rollout_budget.engine import Engine, HistoryPrior, MemoryStore
+from rollout_budget.engine.stateless import decide
+from rollout_budget.errors import InvalidInput
+from rollout_budget.wire import DecideRequest, OpenGroup, OpenRequest, RunSpec
 from services.kit.admission import Limits
 from services.kit.edge import MAX_TEAMS, Counts, Edge, outside
+from services.kit.offload import LARGE, Thread
 from tests.allocator.databases import fresh_sqlite
 from tests.allocator.running import Running, running
 from tests.allocator.test_metrics import samples
+from tests.load.scenarios import large_decision
 
 SLOW: dict[str, Any] = {"requests_per_s": 0.01, "request_burst": 3.0}
 """Three requests, and the next one a minute and a half later."""
@@ -236,3 +242,22 @@ async def test_g18_ten_thousand_paths_and_keys_add_a_bounded_number_of_series(al
         await allocator.http.request(f"M{place}", f"/{place}", headers=headers)
         await allocator.http.get(f"/v1/runs/{place}/x", headers=allocator.team)
     assert len(await samples(allocator)) - before < 100
+
+
+async def test_g17_large_computations_leave_the_loop_and_answer_the_same() -> None:
+    """From some hundred groups on they run in a thread; errors come back as they are."""
+    loop_thread, compute = threading.get_ident(), Thread()
+    try:
+        assert await compute(threading.get_ident, LARGE - 1) == loop_thread
+        assert await compute(threading.get_ident, LARGE) != loop_thread
+        with pytest.raises(InvalidInput):
+            await compute(_refuse, LARGE)
+        for groups in (LARGE - 1, LARGE):
+            request = DecideRequest.model_validate_json(large_decision(groups, 3))
+            assert await Engine(MemoryStore(), HistoryPrior(), compute).decide(request) == decide(request)
+    finally:
+        compute.close()
+
+
+def _refuse() -> None:
+    raise InvalidInput("no")
