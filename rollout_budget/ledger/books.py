@@ -220,7 +220,7 @@ def pattern_of(window: str) -> str:
 def project(counts: Map[Scope, Counts], entries: Iterable[Entry]) -> Map[Scope, Counts]:
     """Return the counters with these entries added: the only way in which a counter ever moves."""
     moved: dict[Scope, Counts] = {}
-    for (account, _, day, step), change in _sums(entries).items():
+    for (account, _, day, step), change in grain_sums(entries).items():
         for scope in scopes(account, step, day):
             moved[scope] = (moved[scope] if scope in moved else counts.get(scope, NOTHING)).plus(change)
     return counts.updated(moved) if moved else counts
@@ -229,7 +229,7 @@ def project(counts: Map[Scope, Counts], entries: Iterable[Entry]) -> Map[Scope, 
 def usage_sums(sums: Map[UsageKey, Counts], entries: Iterable[Entry]) -> Map[UsageKey, Counts]:
     """Return the sums of usage with these entries added."""
     moved: dict[UsageKey, Counts] = {}
-    for (account, policy, day, _), change in _sums(entries).items():
+    for (account, policy, day, _), change in grain_sums(entries).items():
         key = UsageKey(account, policy, day)
         moved[key] = (moved[key] if key in moved else sums.get(key, NOTHING)).plus(change)
     return sums.updated(moved) if moved else sums
@@ -290,7 +290,8 @@ def entry_view(entry_id: int, entry: Entry) -> EntryView:
     )
 
 
-def _sums(entries: Iterable[Entry]) -> dict[tuple[Account, str, str, int | None], Counts]:
+def grain_sums(entries: Iterable[Entry]) -> dict[tuple[Account, str, str, int | None], Counts]:
+    """Return the sums of entries by account, policy, day and step, from which all counters and sums of usage follow."""
     sums: defaultdict[tuple[Account, str, str, int | None], dict[str, int]] = defaultdict(NOTHING._asdict)
     for entry in entries:
         place, kind = sums[entry.account, entry.policy, entry.day, entry.step], entry.kind

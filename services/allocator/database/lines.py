@@ -82,7 +82,7 @@ def row_of(line: Entry, moment: float) -> dict[str, Any]:
 
 
 def as_entry(row: Row[Any]) -> Entry:
-    """Return a row as an entry; one of an earlier release has no policy."""
+    """Return a row as an entry; one of an earlier release has no policy, and no mark of a later wave."""
     time = row.milliseconds if row.milliseconds is not None else round(row.seconds * 1000)
     held = Amounts(0, row.held_tokens or 0, row.held_milliseconds or 0)
     return Entry(
@@ -97,5 +97,5 @@ def as_entry(row: Row[Any]) -> Entry:
         milliseconds=time,
         held=held,
         policy=row.policy or "",
-        extra=bool(row.extra),
+        extra=row.kind == "reserve" and not row.reservation.endswith("/0") if row.extra is None else bool(row.extra),
     )

@@ -13,6 +13,9 @@ Counters and `usage_sums` are projections of `entries`, which are append-only (t
 in the same transaction. An entry without `policy` was written by a release that knew no sums: a trigger adds it to them
 and to the accounts' tokens and time; `extra` and `milliseconds` of it follow from its other columns (`lines`). Moments are seconds since 1970 by the database's clock. Reservations are found by the digest of their id:
 an id may be longer than PostgreSQL's longest index entry.
+
+Old entries leave for files (`archive`): `archives` names each, and only entries that it covers may be deleted.
+`archived_sums` stand for them, `balances` for all entries of a team up to its checkpoint (`balances`).
 """
 
 from __future__ import annotations
@@ -192,6 +195,45 @@ usage_sums = Table(
     Column("policy", String(ID), primary_key=True),
     Column("day", String(10), primary_key=True),
     *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in Counts._fields),
+)
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("first_entry", BigInteger, primary_key=True),
+    Column("last_entry", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("digest", String(DIGEST), nullable=False),
+    Column("archived_s", Double, nullable=False),
+)
+
+
+def _sums_by_step(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("team", String(ID), primary_key=True),
+        Column("run", String(ID), primary_key=True),
+        Column("policy", String(ID), primary_key=True),
+        Column("day", String(10), primary_key=True),
+        Column("step", BigInteger, primary_key=True, autoincrement=False),
+        *(Column(count, BigInteger, nullable=False, server_default=text("0")) for count in Counts._fields),
+    )
+
+
+NO_STEP = -1
+"""Step of the sums of entries without one."""
+archived_sums = _sums_by_step("archived_sums")
+balances = _sums_by_step("balances")
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("entry_id", BigInteger, nullable=False),
 )
 
 runs = Table(
