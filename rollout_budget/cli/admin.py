@@ -102,7 +102,7 @@ def _create_team(options: Options) -> None:
     request = TeamCreate(team=options.team, name=options.name, limits=limits.limits(limits.named(options)))
     with admin(options) as client:
         team = client.create_team(request)
-    show.answer(options, team, show.fields(team))
+    show.one(options, team)
 
 
 def _list_teams(options: Options) -> None:
@@ -120,19 +120,19 @@ def _list_teams(options: Options) -> None:
 def _show_team(options: Options) -> None:
     with admin(options) as client:
         team = client.show_team(options.team)
-    show.answer(options, team, show.fields(team))
+    show.one(options, team)
 
 
 def _rename_team(options: Options) -> None:
     with admin(options) as client:
         team = client.rename_team(options.team, TeamPatch(name=options.name))
-    show.answer(options, team, show.fields(team))
+    show.one(options, team)
 
 
 def _show_budget(options: Options) -> None:
     with admin(options) as client:
         view = client.show_budget(options.team)
-    show.answer(options, view, show.fields(view))
+    show.one(options, view)
 
 
 def _set_budget(options: Options) -> None:
@@ -146,7 +146,7 @@ def _set_budget(options: Options) -> None:
         else:
             stands = client.show_budget(options.team).limits
             view = client.set_budget(options.team, limits.limits({**stands.model_dump(), **named}), expected=stands)
-    show.answer(options, view, show.fields(view))
+    show.one(options, view)
 
 
 def _changes(options: Options) -> None:

@@ -96,7 +96,7 @@ def _rotate(options: Options) -> None:
 def _revoke(options: Options) -> None:
     with admin(options) as client:
         key = client.revoke_key(options.key_id)
-    show.answer(options, key, show.fields(key))
+    show.one(options, key)
 
 
 def _list(options: Options) -> None:
@@ -134,7 +134,7 @@ def _print_new(options: Options, make: Callable[[str], KeySecret]) -> None:
             raise OutcomeUnknown(f"no answer came, so the key may have been made: {again}") from None
         if file is not None:
             file.write(secret.token + "\n")
-    show.answer(options, secret, show.fields(secret))
+    show.one(options, secret)
 
 
 @contextmanager

@@ -80,7 +80,9 @@ def _advice(error: RolloutBudgetError, options: Options) -> str:
     if isinstance(error, NotFound):
         return "; `rollout-budget admin teams list` and `... admin keys list` show what there is"
     if isinstance(error, Unavailable):
-        return f"; is the allocator running at {address(options)}? Set --url or ROLLOUT_BUDGET_URL"
+        answered = error.__cause__ is None
+        away = f"is the allocator running at {address(options)}? Set --url or ROLLOUT_BUDGET_URL"
+        return "; it is there, but busy: try again in a moment" if answered else f"; {away}"
     return ""
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -30,9 +30,17 @@ def columns(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str
     )
 
 
-def fields(model: BaseModel) -> list[tuple[str, object]]:
-    """Return a model as name and value, one row each; names of parts have dots."""
-    return list(_flat(model.model_dump(), ""))
+def one(options: Options, model: BaseModel) -> None:
+    """Print one thing: as JSON where that was asked for, else name and value, one a line, and its lists as tables."""
+    if options.json:
+        sys.stdout.write(model.model_dump_json(indent=2) + "\n")
+        return
+    values = dict(_flat(model.model_dump(), ""))
+    tables = {name: value for name, value in values.items() if _is_table(value)}
+    sys.stdout.write(columns([(name, value) for name, value in values.items() if not isinstance(value, list)]))
+    for name, rows in tables.items():
+        header = [column.upper() for column in rows[0]]
+        sys.stdout.write(f"\n{name}\n{columns([list(row.values()) for row in rows], header)}")
 
 
 def difference(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
@@ -52,9 +60,14 @@ def text(value: object) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= GROUPED_FROM else str(value)
+    if isinstance(value, (int, float)):
+        shown = f"{value:,}" if abs(value) >= GROUPED_FROM else str(value)
+        return shown.removesuffix(".0")
     return json.dumps(value, default=text) if isinstance(value, (list, dict)) else str(value)
+
+
+def _is_table(value: object) -> TypeGuard[list[dict[str, object]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _flat(part: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 def _budget(options: Options) -> None:
     with team(options) as client:
         view = client.budget()
-    show.answer(options, view, show.fields(view))
+    show.one(options, view)
 
 
 def _status(options: Options) -> None:

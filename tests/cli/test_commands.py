@@ -172,8 +172,13 @@ def test_tables_are_for_people(service: Path, command: Command) -> None:
     assert first.startswith("default ")
     assert second.startswith("vision ")
     assert second.endswith(" Vision group")
-    budget = dict(line.split() for line in command("admin", "budget", "show", "vision").out.splitlines())
+    values, _, uses = command("admin", "budget", "show", "vision").out.partition("\nuses\n")
+    budget = dict(line.split() for line in values.splitlines())
     assert (budget["team"], budget["available"], budget["limits.rollouts"]) == ("vision", "30,000", "30,000")
+    assert [line.split() for line in uses.splitlines()] == [
+        ["LEVEL", "NAME", "USED", "LIMIT", "SHARE"],
+        ["team", "rollouts", "0", "30,000", "0"],
+    ]
     assert budget["limits.rollouts_per_day"] == "none"
     lines = command("admin", "changes", "--team", "vision").out.splitlines()
     assert lines[0].split() == ["N", "AT", "BY", "KEY", "ACTION", "SUBJECT", "WHAT"]
