@@ -132,7 +132,7 @@ async def capacity(target: Target, seconds: float = 5.0, clients: int = 16) -> f
             done += status == 200
 
     await asyncio.gather(*(client(teams[place % 2]) for place in range(clients)))
-    pool.close()
+    await pool.close()
     return done / seconds
 
 

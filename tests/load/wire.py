@@ -82,10 +82,11 @@ class Pool:
         after = headers.get("retry-after")
         return status, None if after is None else float(after), body if self._keep else b""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close what is idle."""
         for _, writer in self._idle:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in self._idle), return_exceptions=True)
 
 
 async def fire(host: str, port: int, shots: Sequence[Shot], *, keep_bodies: bool = False) -> list[Result]:
@@ -105,7 +106,7 @@ async def fire(host: str, port: int, shots: Sequence[Shot], *, keep_bodies: bool
         await asyncio.sleep(max(0.0, began + shots[place].at_s - loop.time()))
         flying[place] = asyncio.create_task(one(shots[place]))
     results = await asyncio.gather(*flying)
-    pool.close()
+    await pool.close()
     return results
 
 
