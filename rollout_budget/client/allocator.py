@@ -19,6 +19,8 @@ from rollout_budget.wire import (
     DecideAnswer,
     DecideRequest,
     Dimension,
+    EntriesAnswer,
+    EntryKind,
     HeartbeatAnswer,
     ObserveAnswer,
     ObserveRequest,
@@ -31,6 +33,7 @@ from rollout_budget.wire import (
     RunPatch,
     RunSpec,
     UsageAnswer,
+    UsageQuery,
 )
 
 
@@ -113,14 +116,24 @@ class AllocatorClient(Client):
         """Return the team's limits and usage."""
         return await self._http.call(Call("GET", path("budget"), BudgetView))
 
-    async def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
-        """Return the team's usage, grouped by these dimensions."""
-        return await self._http.call(Call("GET", path("usage"), UsageAnswer, params={"by": ",".join(by)}))
+    async def usage(self, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None) -> UsageAnswer:
+        """Return the team's usage, grouped by these dimensions, of all that `query` selects: its first page or another."""
+        chosen = {} if query is None else query.model_dump(mode="json", exclude_defaults=True)
+        params = {"by": ",".join(by), **{name: str(value) for name, value in chosen.items()}}
+        return await self._http.call(Call("GET", path("usage"), UsageAnswer, params=params))
 
     async def changes(self, *, subject: str | None = None, after: int = 0, limit: int = 100) -> ChangesAnswer:
         """Return the changes to this team, its budget, its runs and its keys, oldest first, as for `AdminClient`."""
         params = query(subject=subject, after=after, limit=limit)
         return await self._http.call(Call("GET", path("changes"), ChangesAnswer, params=params))
+
+    async def entries(
+        self, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """Return a page of the ledger's record in the order of writing; `after` is the `next` of the page before."""
+        asked = {"kind": kind, "run": run_id, "after": str(after), "limit": str(limit)}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return await self._http.call(Call("GET", path("entries"), EntriesAnswer, params=params))
 
     async def reservation(self, reservation_id: str) -> ReservationView:
         """Return what became of a grant; ids read `run/group/attempt/wave`, each part percent-encoded."""

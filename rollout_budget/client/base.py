@@ -14,6 +14,8 @@ from rollout_budget.wire import (
     DecideAnswer,
     DecideRequest,
     Dimension,
+    EntriesAnswer,
+    EntryKind,
     HeartbeatAnswer,
     ObserveAnswer,
     ObserveRequest,
@@ -26,6 +28,7 @@ from rollout_budget.wire import (
     RunPatch,
     RunSpec,
     UsageAnswer,
+    UsageQuery,
 )
 
 
@@ -80,8 +83,14 @@ class Allocator(Protocol):
         """Return the team's limits and usage."""
         ...
 
-    async def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
-        """Return the team's usage, grouped by these dimensions."""
+    async def usage(self, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None) -> UsageAnswer:
+        """Return the team's usage, grouped by these dimensions, of all that `query` selects: its first page or another."""
+        ...
+
+    async def entries(
+        self, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """Return a page of the ledger's record in the order of writing; `after` is the `next` of the page before."""
         ...
 
     async def reservation(self, reservation_id: str) -> ReservationView:

@@ -33,6 +33,8 @@ from rollout_budget.wire import (
     DecideAnswer,
     DecideRequest,
     Dimension,
+    EntriesAnswer,
+    EntryKind,
     HeartbeatAnswer,
     ObserveAnswer,
     ObserveRequest,
@@ -46,6 +48,7 @@ from rollout_budget.wire import (
     RunSpec,
     TeamLimits,
     UsageAnswer,
+    UsageQuery,
 )
 
 T = TypeVar("T")
@@ -129,9 +132,15 @@ class LocalAllocator:
         """See `Allocator`."""
         return await self._engine.budget(self._team)
 
-    async def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
+    async def usage(self, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None) -> UsageAnswer:
         """See `Allocator`."""
-        return await self._engine.usage(self._team, by)
+        return await self._engine.usage(self._team, by, query)
+
+    async def entries(
+        self, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """See `Allocator`."""
+        return await self._engine.entries(self._team, kind, run_id, after=after, limit=limit)
 
     async def reservation(self, reservation_id: str) -> ReservationView:
         """See `Allocator`."""
@@ -192,9 +201,15 @@ class SyncLocalAllocator:
         """See `Allocator`."""
         return run_now(self._allocator.budget())
 
-    def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
+    def usage(self, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None) -> UsageAnswer:
         """See `Allocator`."""
-        return run_now(self._allocator.usage(by))
+        return run_now(self._allocator.usage(by, query))
+
+    def entries(
+        self, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """See `Allocator`."""
+        return run_now(self._allocator.entries(kind, run_id, after=after, limit=limit))
 
     def reservation(self, reservation_id: str) -> ReservationView:
         """See `Allocator`."""

@@ -42,6 +42,8 @@ from rollout_budget.wire import (
     DecideRequest,
     Decision,
     Dimension,
+    EntriesAnswer,
+    EntryKind,
     GroupBaselines,
     HeartbeatAnswer,
     ObserveAnswer,
@@ -57,6 +59,7 @@ from rollout_budget.wire import (
     RunPatch,
     RunSpec,
     UsageAnswer,
+    UsageQuery,
 )
 
 A = TypeVar("A")
@@ -73,9 +76,12 @@ _log = logging.getLogger("rollout_budget.client")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A change that a trainer should report: the service went `away`, came `back`, or `refused` to book something."""
+    """A change that a trainer should report.
 
-    kind: Literal["away", "back", "refused"]
+    The service went `away`, came `back`, `refused` to book something, or says that a limit is `near`: once per limit.
+    """
+
+    kind: Literal["away", "back", "refused", "near"]
     detail: str
 
 
@@ -108,6 +114,7 @@ class ResilientAllocator:
         self._memories: dict[str, Memory] = {}
         self._telling = asyncio.Lock()
         self._behind = False
+        self._near: set[str] = set()
         self.fallback_total = 0
         """Calls that were answered here."""
         self.fallback_reason = ""
@@ -184,6 +191,7 @@ class ResilientAllocator:
         if answer is not None:
             self._journal.opened(run_id, asked, answer.groups, known=True)
             memory.weights.update({group.group_id: group.importance_weight for group in answer.groups})
+            self._heed(run_id, answer.warnings)
             if len(theirs) == len(request.groups):
                 return answer
         fresh = [group for group in request.groups if not state.was_opened(group)]
@@ -265,9 +273,15 @@ class ResilientAllocator:
         """Return the team's limits and usage, or raise."""
         return await self._insist(self._client.budget)
 
-    async def usage(self, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
+    async def usage(self, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None) -> UsageAnswer:
         """Return the team's usage, or raise."""
-        return await self._insist(partial(self._client.usage, by))
+        return await self._insist(partial(self._client.usage, by, query))
+
+    async def entries(
+        self, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> EntriesAnswer:
+        """Return a page of the ledger's record, or raise."""
+        return await self._insist(partial(self._client.entries, kind, run_id, after=after, limit=limit))
 
     async def reservation(self, reservation_id: str) -> ReservationView:
         """Return what became of a grant, or raise."""
@@ -337,6 +351,15 @@ class ResilientAllocator:
         state = self._journal.run(run_id)
         entries = [state.entry(Key.of(group)) for group in groups]
         return self._memories[run_id].decide(list(zip(entries, groups, strict=True)))
+
+    def _heed(self, run_id: str, warnings: Sequence[str]) -> None:
+        """Report limits that are near: a team's once, a run's once for each run."""
+        for warning in warnings:
+            limit = warning.partition(":")[0]
+            name = limit if limit.startswith("team ") else f"{limit} of {run_id!r}"
+            if name not in self._near:
+                self._near.add(name)
+                self._notify(Notice("near", f"{name}{warning.removeprefix(limit)}"))
 
     def _refuse(self, step: Step, error: RolloutBudgetError) -> None:
         what = self._journal.refuse(step, error)

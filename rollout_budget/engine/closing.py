@@ -24,7 +24,7 @@ from rollout_budget.wire import MAX_GROUPS, CloseAnswer, ClosedGroup, CloseGroup
 async def close(store: Store, team: str, run_id: str, request: CloseRequest) -> CloseAnswer:
     """Commit what was used, release the rest, turn outcomes into evidence; a closed group is answered as before.
 
-    Of a group that the end of its run closed with less, the difference is booked as overage: it was drawn.
+    Of a group that the end of its run closed with less, the difference is booked, of rollouts as overage: it was drawn.
 
     Raises:
         NotFound: this team has no such run, or a group was never opened; nothing was stored.
@@ -100,7 +100,8 @@ def _closed(run: RunRecord, record: GroupRecord, body: CloseGroup) -> bool:
     before = _booked(record)
     if before != body.used and not run.finished:
         raise Conflict(f"group {record.key.group_id!r} was closed with {before} rollouts before, not {body.used}")
-    return body.used <= before
+    more_used = (body.tokens or 0) > record.tokens or (body.seconds or 0.0) > record.seconds
+    return body.used <= before and not (run.finished and more_used)
 
 
 def _booked(record: GroupRecord) -> int:
@@ -134,16 +135,24 @@ async def _settle(
     settlements = [
         Settlement(
             reservations=reservation_ids(run_id, key, len(records[key].grants)),
-            used=body.used - _booked(records[key]),
+            used=max(0, body.used - _booked(records[key])),
             reference=0 if body.discard or not body.used or _booked(records[key]) else run.spec.reference_group_size,
-            tokens=body.tokens or 0,
-            seconds=body.seconds or 0.0,
+            tokens=max(0, (body.tokens or 0) - records[key].tokens),
+            seconds=max(0.0, (body.seconds or 0.0) - records[key].seconds),
         )
         for key, body in bodies.items()
     ]
     settled = await transaction.ledger.settle(Account(run.team, run_id), settlements)
     closed = {key: _added(records[key], line) for key, line in zip(bodies, settled, strict=True)}
-    ended = [replace(records[key], closed=answer) for key, answer in closed.items()]
+    ended = [
+        replace(
+            records[key],
+            closed=answer,
+            tokens=max(records[key].tokens, bodies[key].tokens or 0),
+            seconds=max(records[key].seconds, bodies[key].seconds or 0.0),
+        )
+        for key, answer in closed.items()
+    ]
     await transaction.save_groups(run.team, run_id, ended)
     kept = _kept(bodies, records, outcomes)
     await transaction.queue_evidence([_evidence(run, records[key], outcomes[key]) for key in kept])

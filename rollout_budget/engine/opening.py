@@ -20,7 +20,7 @@ from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.engine.waves import Wish, hold, renew
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, RunFinished
 from rollout_budget.ledger.base import Account
-from rollout_budget.wire import OpenAnswer, OpenedGroup, OpenGroup, OpenRequest, PlannedPrompt
+from rollout_budget.wire import LimitUse, OpenAnswer, OpenedGroup, OpenGroup, OpenRequest, PlannedPrompt
 
 
 async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str, request: OpenRequest) -> OpenAnswer:
@@ -45,6 +45,7 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
         records = await transaction.groups(team, run_id, list(bodies))
         fresh = _fresh(run, prints, records)
         new: list[GroupRecord] = []
+        near: Sequence[LimitUse] = ()
         if fresh:
             frozen = {key: freeze(run, f"group {key.group_id!r}", bodies[key], fetched) for key in fresh}
             new_bodies = {key: bodies[key] for key in fresh}
@@ -52,11 +53,12 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
             run = await pacing.opened(transaction, run, list(new_bodies.values()))
             opened = await _first_waves(transaction, run, new_bodies, frozen, planned=planned, lease_s=request.lease_s)
             new = [_record(run, bodies[key], prints[key], frozen[key], answer) for key, answer in opened.items()]
+            near = transaction.ledger.warnings()
             await transaction.save_groups(team, run_id, new)
         again = [record for record in records.values() if record.closed is None]
         await renew(transaction.ledger, Account(team, run_id), again)
         records |= {record.key: record for record in new}
-    return _answer([records[key] for key in bodies])
+    return _answer([records[key] for key in bodies], near)
 
 
 def _fresh(run: RunRecord, prints: Mapping[GroupKey, str], records: Mapping[GroupKey, GroupRecord]) -> list[GroupKey]:
@@ -159,6 +161,11 @@ def _record(run: RunRecord, group: OpenGroup, print_: str, prior: FrozenPrior, o
     )
 
 
-def _answer(records: Sequence[GroupRecord]) -> OpenAnswer:
+def _answer(records: Sequence[GroupRecord], near: Sequence[LimitUse]) -> OpenAnswer:
     reasons = list(dict.fromkeys(record.degraded for record in records if record.degraded))
-    return OpenAnswer(groups=[record.opened for record in records], degraded=bool(reasons), detail="; ".join(reasons))
+    return OpenAnswer(
+        groups=[record.opened for record in records],
+        degraded=bool(reasons),
+        detail="; ".join(reasons),
+        warnings=[f"{use.level} {use.name}: {use.used:.15g} of {use.limit:.15g} used or held" for use in near],
+    )

@@ -58,6 +58,7 @@ class GroupRecord:
             useless; the run goes on judging the source by it, so that one that recovers is used again.
         degraded: why the prior source could not answer; empty where it did.
         plan_id: the plan that chose the prompt, if one did; the importance weight from it stands in `opened`.
+        tokens, seconds: what is booked as used by the group, once it is closed.
     """
 
     key: GroupKey
@@ -81,6 +82,8 @@ class GroupRecord:
     predicted: float | None = None
     degraded: str = ""
     plan_id: str | None = None
+    tokens: int = 0
+    seconds: float = 0.0
 
     @property
     def status(self) -> Literal["open", "stopped", "closed"]:

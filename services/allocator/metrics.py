@@ -81,6 +81,9 @@ class Metrics:
         self._wall = gauge("second_wall_up", "1 where PostgreSQL keeps teams apart by itself too (G14).", ())
         self.limit = gauge("limit_rollouts", "A team's limit in all.", ("team",))
         self.in_use = gauge("in_use_rollouts", "What counts against a team's limit.", ("team", "state"))
+        self.limits = gauge("limit", "A team's limit, in the unit of its name.", ("team", "limit"))
+        self.used = gauge("limit_used", "What counts against a team's limit, in the same unit.", ("team", "limit"))
+        self.share = gauge("limit_used_ratio", "The share of a team's limit that is used or held.", ("team", "limit"))
         self.price = gauge("price", "Price in force: marginal cost of a rollout, squared error on the outcome scale.")
         self.squared_error = gauge("prior_squared_error", "Pooled squared error of a run's priors.")
         self.explained_variance = gauge("prior_explained_variance", "Variance of outcomes that priors explain.")
@@ -118,7 +121,9 @@ class Metrics:
             self.extra.labels(*labels).inc(entry.rollouts)
 
     def budgets(self, views: Iterable[BudgetView]) -> None:
-        """Set limits and use of these teams."""
+        """Set limits and use of these teams; a limit that was lifted is shown no more."""
+        for gauge in (self.limit, self.in_use, self.limits, self.used, self.share):
+            gauge.clear()
         for view in views:
             team, _ = self._teams.of(view.team, "")
             if team == OTHER:
@@ -127,6 +132,10 @@ class Metrics:
                 self.limit.labels(team).set(view.limits.rollouts)
             for state in ("reserved", "committed", "overage"):
                 self.in_use.labels(team, state).set(getattr(view.usage, state))
+            for use in view.uses:
+                self.limits.labels(team, use.name).set(use.limit)
+                self.used.labels(team, use.name).set(use.used)
+                self.share.labels(team, use.name).set(use.share)
 
     def second_wall(self, stands: bool) -> None:  # noqa: FBT001  what it is called back with
         """Set whether the database keeps teams apart by itself too."""

@@ -9,9 +9,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rollout_budget.wire import RolloutCounts
 from services.allocator.__main__ import main
 from services.allocator.database import migrate
+from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.tables import metadata
 from services.kit.database import connect
 from tests.allocator.running import running
@@ -46,6 +49,79 @@ async def test_g19_migrations_build_the_tables_of_the_code(empty_database: str) 
         assert await connection.run_sync(differences) == []
         await connection.run_sync(lambda sync: command.downgrade(migrate.config(sync), "base"))
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
+    await engine.dispose()
+
+
+OLD = {"team": "t", "run": "r", "step": 3, "reference": 0, "tokens": 0, "seconds": 0.0, "at_s": 0.0}
+OLD_ENTRIES = [
+    {**OLD, "kind": "reserve", "reservation": "r/g/0/0", "rollouts": 4, "day": "2026-11-22"},
+    {**OLD, "kind": "reserve", "reservation": "r/g/0/1", "rollouts": 3, "day": "2026-11-22"},
+    {**OLD, "kind": "commit", "reservation": "r/g/0/0", "rollouts": 4, "day": "2026-11-22"},
+    {**OLD, "kind": "commit", "reservation": "r/g/0/1", "rollouts": 1, "day": "2026-11-22"},
+    {**OLD, "kind": "release", "reservation": "r/g/0/1", "rollouts": 2, "day": "2026-11-22"},
+    {**OLD, "kind": "overage", "reservation": "r/g/0/1", "rollouts": 2, "day": "2026-12-01"},
+    {
+        **(OLD | {"reference": 16, "tokens": 900, "seconds": 1.5}),
+        **{"kind": "close", "reservation": "r/g/0/1", "rollouts": 0, "day": "2026-12-01"},
+    },
+]
+"""A group as the release before sums of usage wrote it."""
+
+
+async def written_by_the_release_before(connection: AsyncConnection) -> None:
+    """Append a group's entries and move the counters, as that release did: it knew none of the newer columns."""
+    columns = list(OLD_ENTRIES[0])
+    values = ", ".join(f":{name}" for name in columns)
+    await connection.execute(text(f"INSERT INTO entries ({', '.join(columns)}) VALUES ({values})"), OLD_ENTRIES)  # noqa: S608  names of this file
+    for run, span, committed, overage in (
+        ("", "total", 5, 2),
+        ("", "day:2026-11-22", 5, 0),
+        ("", "month:2026-11", 5, 0),
+        ("", "day:2026-12-01", 0, 2),
+        ("", "month:2026-12", 0, 2),
+        ("r", "total", 5, 2),
+        ("r", "step:3", 5, 2),
+    ):
+        row = {"run": run, "span": span, "committed": committed, "overage": overage}
+        await connection.execute(
+            text(
+                "INSERT INTO accounts (team, run, span, committed, overage) "
+                "VALUES ('t', :run, :span, :committed, :overage) ON CONFLICT (team, run, span) DO UPDATE SET "
+                "committed = accounts.committed + :committed, overage = accounts.overage + :overage"
+            ),
+            row,
+        )
+
+
+async def test_g19_entries_of_the_release_before_are_summed_whenever_they_are_written(empty_database: str) -> None:
+    """Before the migration and after it: a process of that release that is still running puts nothing out of balance."""
+    engine = connect(empty_database)
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(migrate.config(sync), "0002"))
+        await written_by_the_release_before(connection)
+    await migrate.upgrade(engine)
+    for times in (1, 2):
+        async with engine.begin() as connection:
+            ledger = SqlLedger(connection)
+            assert await ledger.audit() == []
+            usage = (await ledger.usage("t", ["run", "policy"]))[0]
+            assert (usage.run, usage.policy) == ("r", "")
+            assert usage.counts == RolloutCounts(
+                granted=7 * times,
+                committed=5 * times,
+                released=2 * times,
+                overage=2 * times,
+                extra=3 * times,
+                groups_closed=times,
+                saved=9 * times,
+                tokens=900 * times,
+                seconds=1.5 * times,
+            )
+            assert [line.kind for line in await ledger.entries("t", "overage")] == ["overage"] * times
+            rows = await connection.execute(text("SELECT span, tokens, milliseconds FROM accounts WHERE tokens > 0"))
+            assert {row.span for row in rows} == {"total", "day:2026-12-01", "month:2026-12", "step:3"}
+            if times == 1:
+                await written_by_the_release_before(connection)
     await engine.dispose()
 
 

@@ -79,14 +79,12 @@ def _fill() -> list[str]:
     adds = _adds("")
     sums = ", ".join(f"CAST(sum({adds[name]}) AS BIGINT)" for name in adds)
     columns = ", ".join(f'"{name}"' for name in adds)
-    statements = [
-        f"INSERT INTO usage_sums (team, run, policy, day, {columns}) "
-        f"SELECT team, run, '', day, {sums} FROM entries WHERE true GROUP BY team, run, day"
-    ]
+    into = f"INSERT INTO usage_sums (team, run, policy, day, {columns})"
+    statements = [f"{into} SELECT team, run, '', day, {sums} FROM entries WHERE true GROUP BY team, run, day"]  # noqa: S608  names of this file
     for run, span, applies in SCOPES:
         own, window = run.format("e."), span.format("e.")
         statements.append(
-            "INSERT INTO accounts (team, run, span, limit_rollouts, tokens, milliseconds) "
+            "INSERT INTO accounts (team, run, span, limit_rollouts, tokens, milliseconds) "  # noqa: S608  names of this file
             f"SELECT e.team, {own}, {window}, (SELECT p.limit_rollouts FROM accounts p WHERE p.team = e.team "
             f"AND p.run = {own} AND p.span = {_pattern(span)}), CAST(sum(e.tokens) AS BIGINT), "
             f"CAST(sum({MILLISECONDS.format('e.')}) AS BIGINT) FROM entries e "
@@ -114,19 +112,16 @@ def _catch_up() -> list[str]:
     """Return the statements that a trigger runs for an entry without a policy."""
     adds = _adds("NEW.")
     columns = ", ".join(f'"{name}"' for name in adds)
-    statements = [
-        f"INSERT INTO usage_sums (team, run, policy, day, {columns}) "
-        f"SELECT NEW.team, NEW.run, '', NEW.day, {', '.join(adds.values())} WHERE true "
-        + _upsert("usage_sums", ("team", "run", "policy", "day"), tuple(adds))
-    ]
+    into = f"INSERT INTO usage_sums (team, run, policy, day, {columns})"
+    upsert = _upsert("usage_sums", ("team", "run", "policy", "day"), tuple(adds))
+    statements = [f"{into} SELECT NEW.team, NEW.run, '', NEW.day, {', '.join(adds.values())} WHERE true {upsert}"]
     for run, span, applies in SCOPES:
         own, window = run.format("NEW."), span.format("NEW.")
         statements.append(
-            "INSERT INTO accounts (team, run, span, limit_rollouts, tokens, milliseconds) "
+            "INSERT INTO accounts (team, run, span, limit_rollouts, tokens, milliseconds) "  # noqa: S608  names of this file
             f"SELECT NEW.team, {own}, {window}, (SELECT p.limit_rollouts FROM accounts p WHERE p.team = NEW.team "
             f"AND p.run = {own} AND p.span = {_pattern(span)}), NEW.tokens, {MILLISECONDS.format('NEW.')} "
-            f"WHERE {applies.format('NEW.')} AND (NEW.tokens > 0 OR NEW.seconds > 0) "
-            + _upsert("accounts", KEY, UNITS)
+            f"WHERE {applies.format('NEW.')} AND (NEW.tokens > 0 OR NEW.seconds > 0) " + _upsert("accounts", KEY, UNITS)
         )
     return statements
 
@@ -135,10 +130,11 @@ def _trigger(dialect: str) -> list[str]:
     body = "; ".join(_catch_up()) + ";"
     if dialect == "sqlite":
         return [f"CREATE TRIGGER entries_catch_up AFTER INSERT ON entries WHEN NEW.policy IS NULL BEGIN {body} END"]
+    function = f"FUNCTION entries_catch_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$"
+    when = "AFTER INSERT ON entries FOR EACH ROW WHEN (NEW.policy IS NULL)"
     return [
-        f"CREATE FUNCTION entries_catch_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$",
-        "CREATE TRIGGER entries_catch_up AFTER INSERT ON entries FOR EACH ROW WHEN (NEW.policy IS NULL) "
-        "EXECUTE FUNCTION entries_catch_up()",
+        f"CREATE {function}",
+        f"CREATE TRIGGER entries_catch_up {when} EXECUTE FUNCTION entries_catch_up()",
     ]
 
 
