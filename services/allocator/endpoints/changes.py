@@ -10,6 +10,7 @@ from rollout_budget.wire import ChangesAnswer
 from rollout_budget.wire.access import MAX_PAGE
 from rollout_budget.wire.common import MAX_ROLLOUTS, Identifier
 from services.allocator.auth import Admin, Reader
+from services.allocator.database.changes import Changes
 from services.allocator.endpoints.parts import Parts
 from services.kit.problems import documented
 
@@ -50,5 +51,5 @@ async def changes(
     key: Reader, parts: Parts, subject: Subject = None, after: After = 0, limit: Limit = 100
 ) -> ChangesAnswer:
     """Return the changes to this team, its budget, its runs and its keys; oldest first."""
-    async with parts.directory(key) as directory:
-        return await directory.changes(key.team, subject, after, limit)
+    async with parts.store.transaction(key.team) as transaction:  # behind the second wall
+        return await Changes(transaction.connection, key).page(key.team, subject, after, limit)
