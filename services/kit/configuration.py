@@ -46,11 +46,12 @@ class AdmittingSettings(ServiceSettings):
     byte_burst: Annotated[float, Field(ge=1)] = 256.0 * 2**20
     """Bytes that a team may send at once after a pause: four bodies of the largest size."""
 
-    concurrency: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Units of work at once: a request is one, and one more for every 64 KiB of its body."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Units of work at once: a request is one, and one more for every 64 KiB of its body. One core and one writer serve
+    them all: more at once are no faster together, and each is slower (docs/allocator.md, "Under load")."""
 
-    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 3
-    """Units of one team at once; the rest is for others, whatever one team sends."""
+    team_concurrency: Annotated[int, Field(ge=1, le=4096)] = 2
+    """Units of one team at once, so that one computes while one waits for the database; the rest is for others."""
 
     max_queue: Annotated[int, Field(ge=0, le=65_536)] = 256
     """Requests that may wait their turn; beyond it, the last in line is answered 503."""
