@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, default=200, help="steps of a run in the first part")
     found.add_argument("--groups", type=int, default=32, help="groups of a step in the first part")
     found.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), help="rollouts per group over a run")
+    found.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES), help="of the first part")
     found.add_argument("--families", nargs="+", choices=arena_command.FAMILIES, default=list(arena_command.FAMILIES))
     found.add_argument("--priors", nargs="+", choices=list(priors.PRIORS), default=list(priors.PRIORS))
     found.add_argument("--parts", nargs="+", choices=("pacing", "shares"), default=["pacing", "shares"])
@@ -69,13 +70,13 @@ def ways(steps: int, budget: int) -> dict[str, Spending]:
 
 
 def pacing(
-    plan: Plan, each_of: Sequence[int], steps: int, groups: int
+    plan: Plan, regimes: Sequence[str], each_of: Sequence[int], steps: int, groups: int
 ) -> tuple[str, dict[tuple[str, str, int], dict[str, list[Spent]]]]:
     """Return the table of the first part and its runs."""
     cases: dict[tuple[str, str, int], dict[str, list[Spent]]] = {}
     budgets: dict[tuple[str, str, int], list[int]] = {}
     for name in [family for family in PACING_FAMILIES if family in plan.families]:
-        for regime in REGIMES:
+        for regime in regimes:
             for each in each_of:
                 case = (name, regime, each)
                 for seed in range(plan.seeds):
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(real[0] if real else None, features, names, options.priors, (), options.seeds)
     sections: dict[str, str] = {}
     if "pacing" in options.parts:
-        sections["pacing"], cases = pacing(plan, options.budgets, options.steps, options.groups)
+        sections["pacing"], cases = pacing(plan, options.regimes, options.budgets, options.steps, options.groups)
         report.plot(cases, SHOWN, options.out / "budgets.png")
         if options.docs is not None:
             shutil.copy(options.out / "budgets.png", options.docs.parent / "budgets.png")
