@@ -16,6 +16,10 @@ test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM serve
 	@scripts/setup --vllm
 	@$(PY) -m pytest
 
+soak: ## every harness for 24 minutes: simulation, state machine, killed processes, contract, load (MINUTES=, ONLY=)
+	@scripts/setup
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),24) $(if $(ONLY),--only $(ONLY))
+
 lint: ## style, types, generated files
 	@scripts/setup
 	@.venv/bin/ruff check .
@@ -36,4 +40,4 @@ bench: ## estimators, decisions, plans and prior on DATA=path/to/outcomes
 clean: ## remove what the targets above made, environments included
 	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint openapi bench clean
+.PHONY: help setup demo test soak lint openapi bench clean

@@ -28,10 +28,12 @@ from services.allocator.database.store import SqlStore
 from services.kit.database import connect
 from services.kit.session import Database
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 4.0
 """Of one attempt: what is stalled is given up soon."""
-RETRIES = Retries(attempts=3, wait_initial_s=0.02, wait_max_s=0.5, wait_jitter_s=0.05, timeout_s=6.0)
+RETRIES = Retries(attempts=3, wait_initial_s=0.02, wait_max_s=0.5, wait_jitter_s=0.05, timeout_s=10.0)
 GROUPS = 4
+GENERATION_S = 0.03
+"""What a wave takes to be drawn: a trainer that waits for nothing would outrun every allocator in its fallback."""
 UP = {"reserve": 1, "overage": 1, "release": -1, "expire": -1}
 """What counts against a limit, by entry; what is committed was reserved before."""
 
@@ -63,7 +65,7 @@ class Trainer:
         self.allocator = ResilientAllocator(
             self._client,
             notify=lambda _: None,
-            deadline_s=8.0,
+            deadline_s=15.0,
             breaker=Breaker(probe_after_s=0.2, probe_after_max_s=1.0),
         )
 
@@ -92,6 +94,7 @@ class Trainer:
             outcomes[group.group_id] = self._draw(group.group_id, group.grant)
         going = [name for name in names if outcomes[name]]
         while going:
+            await asyncio.sleep(GENERATION_S)
             groups = [ObserveGroup(group_id=name, outcomes=list(outcomes[name])) for name in going]
             answer = await self.allocator.observe(self.run, ObserveRequest(groups=groups))
             for decision in answer.groups:

@@ -75,7 +75,8 @@ class Account:
             self._move(entry, refused_now)
         for key, rollouts in refused_now.items():
             self.reservations[key].refused += rollouts
-        await self._counters(transaction)
+        if entries:
+            await self._counters(transaction)
 
     def cut_off(self, transaction: MemoryTransaction) -> None:
         """G9: nothing is left of a transaction that did not commit."""
