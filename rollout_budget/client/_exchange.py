@@ -120,8 +120,11 @@ class Call(Generic[A]):
     effect: str | None = None
 
     def content(self) -> bytes | None:
-        """Return the body as JSON; absent and null mean the same in every request."""
-        return None if self.body is None else self.body.model_dump_json(exclude_none=True).encode()
+        """Return the body as JSON; absent and null mean the same in every request.
+
+        Only what the caller has set is sent: a service of an older release refuses fields that it does not know.
+        """
+        return None if self.body is None else self.body.model_dump_json(exclude_none=True, exclude_unset=True).encode()
 
     def read(self, response: httpx.Response) -> A:
         """Decode a good answer.

@@ -11,10 +11,10 @@ Prompts are chosen uniformly: without the service's priors there is nothing to p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rollout_budget.client.journal import Entry, Recent
+from rollout_budget.client.journal import LOCAL, Entry, Key, Recent
 from rollout_budget.decisions import Rules, first_wave
 from rollout_budget.engine.freezing import UNKNOWN_MEAN, Fetched, fetch_key, freeze
 from rollout_budget.engine.planning import PLANS_KEPT
@@ -29,6 +29,7 @@ from rollout_budget.wire import (
     Decision,
     DecisionSettings,
     ObserveGroup,
+    OpenAnswer,
     OpenedGroup,
     OpenGroup,
     PlanAnswer,
@@ -38,7 +39,7 @@ from rollout_budget.wire import (
     SuppliedPrior,
 )
 
-REASON = "local_fallback"
+RESTORED = "first waves of this process's own: the service was restored from a backup and grants nothing yet"
 SMALLEST_VARIANCE = 1e-12
 """Stands in for a within-group variance of 0, unit scale, where a positive one must be stated."""
 
@@ -106,12 +107,25 @@ class Memory:
                 prior_source="running_mean" if group.prior is None else "caller",
                 evidence_version=0,
                 grant=grant if plan is None else plan.first_wave,
-                reason=REASON,
+                reason=LOCAL,
                 lease_s=lease_s,
                 importance_weight=1.0 if plan is None else plan.importance_weight,
             )
             for group, prior, grant, plan in zip(opening, priors, grants, planned, strict=True)
         ]
+
+    def unwithheld(self, answer: OpenAnswer, named: Mapping[Key, OpenGroup], lease_s: float) -> OpenAnswer:
+        """Give their first wave to groups that got nothing because the service was restored from a backup.
+
+        What they draw is booked as overage: a trainer goes on, and the books know what it took.
+        """
+        withheld = [group for group in answer.groups if group.reason == "restored"]
+        if not withheld:
+            return answer
+        ours = self.open([named[Key(group.group_id, group.attempt)] for group in withheld], lease_s)
+        own = {Key(group.group_id, group.attempt): group for group in ours}
+        groups = [own.get(Key(group.group_id, group.attempt), group) for group in answer.groups]
+        return answer.model_copy(update={"groups": groups, "degraded": True, "detail": RESTORED})
 
     def decide(self, groups: Sequence[tuple[Entry, ObserveGroup]]) -> list[Decision]:
         """Give the baselines and advantages of groups that end with what they have drawn.
@@ -132,7 +146,7 @@ class Memory:
             within_variance=outcome_range.squared_from_unit(max(self.reliability.within_variance, SMALLEST_VARIANCE)),
             budget=0,
         )
-        return [decision.model_copy(update={"reason": REASON}) for decision in decide(question).groups]
+        return [decision.model_copy(update={"reason": LOCAL}) for decision in decide(question).groups]
 
     def learn(self, closed: Iterable[Entry]) -> None:
         """Take in groups that were closed: each once, with its prior and the outcomes of its first wave."""

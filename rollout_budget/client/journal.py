@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from rollout_budget.errors import Conflict, InvalidInput, RolloutBudgetError
 from rollout_budget.wire import (
@@ -42,6 +42,9 @@ V = TypeVar("V")
 
 RECENT = 4 * MAX_GROUPS
 """Answers kept per run for whoever asks again: a few training steps of the largest size."""
+
+LOCAL: Literal["local_fallback"] = "local_fallback"
+"""Why a group has what it has, where this process decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +254,9 @@ class Journal:
             key = Key.of(group)
             if (known and key in state.closed) or state.entry(key).opening is not None:
                 continue
-            held = answer.grant if known else 0
-            state.live[key] = Entry(group, request.lease_s, answer, known=known, local=not known, held=held)
+            local = not known or answer.reason == LOCAL
+            held = 0 if local else answer.grant
+            state.live[key] = Entry(group, request.lease_s, answer, known=known, local=local, held=held)
 
     def observed(
         self, run_id: str, groups: Sequence[ObserveGroup], decisions: Sequence[Decision], *, told: bool

@@ -189,6 +189,7 @@ class ResilientAllocator:
         asked = request.model_copy(update={"groups": theirs})
         answer = await self._ask(partial(self._client.open, run_id, asked)) if theirs and state.known else None
         if answer is not None:
+            answer = memory.unwithheld(answer, named, request.lease_s)
             self._journal.opened(run_id, asked, answer.groups, known=True)
             memory.weights.update({group.group_id: group.importance_weight for group in answer.groups})
             self._heed(run_id, answer.warnings)

@@ -61,6 +61,7 @@ async def finish(transaction: Transaction, run: RunRecord) -> RunRecord:
     await _settle(transaction, run, bodies, records, outcomes)
     ended = replace(_learned(run, bodies, records, outcomes), finished=True)
     await transaction.save_run(ended)
+    await transaction.drop_plans(run.team, run.spec.run_id)  # no group can be opened by them any more
     return ended
 
 

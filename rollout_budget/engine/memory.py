@@ -110,6 +110,10 @@ class MemoryTransaction:
         plans = self.tables.plans.updated({run: {plan.plan_id: plan for plan in kept}})
         self.tables = replace(self.tables, plans=plans)
 
+    async def drop_plans(self, team: str, run_id: str) -> None:
+        """See `Transaction`."""
+        self.tables = replace(self.tables, plans=self.tables.plans.without({(team, run_id)}))
+
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
         """See `Transaction`."""
         fresh = {item.id: item for item in evidence if item.id not in self.tables.outbox}

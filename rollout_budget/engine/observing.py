@@ -106,7 +106,9 @@ async def _decide(
     grants, more = await _hold(transaction, run, records, groups.sizes, plan)
     reasons: list[Reason] = [
         reason if record.closed is None else "closed"
-        for record, reason in zip(records, waves.reasons(groups, plan, more, run.spec.k_max), strict=True)
+        for record, reason in zip(
+            records, waves.reasons(groups, plan, more, run.spec.k_max, waves.refusal(run)), strict=True
+        )
     ]
     first = np.array([item.record.first_wave for item in items], dtype=np.int64)
     per_sample, counted = sample_baselines(rules, groups, run.reliability, first, plan.baselines)
@@ -159,7 +161,8 @@ async def _hold(
         if asked_now
     ]
     account = Account(run.team, run.spec.run_id)
-    found = await waves.hold(transaction.ledger, account, wishes, plan.worth.beyond(spare))
+    worth = plan.worth.beyond(spare)
+    found = {} if run.withheld else await waves.hold(transaction.ledger, account, wishes, worth)
     more = [held + found.get(place, 0) for place, held in enumerate(spare.tolist())]
     return [(found[place],) if place in found else () for place in range(len(records))], more
 

@@ -17,7 +17,7 @@ from rollout_budget.engine.freezing import FrozenPrior, fetch, freeze
 from rollout_budget.engine.ids import fingerprint, reservation_id
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
-from rollout_budget.engine.waves import Wish, hold, renew
+from rollout_budget.engine.waves import Wish, hold, refusal, renew
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, RunFinished
 from rollout_budget.ledger.base import Account
 from rollout_budget.wire import LimitUse, OpenAnswer, OpenedGroup, OpenGroup, OpenRequest, PlannedPrompt
@@ -121,7 +121,8 @@ async def _first_waves(
         )
         for place, (key, group) in enumerate(bodies.items())
     ]
-    grants = await hold(transaction.ledger, Account(run.team, run_id), wishes, plan.worth)
+    account = Account(run.team, run_id)
+    grants = {} if run.withheld else await hold(transaction.ledger, account, wishes, plan.worth)
     values = outcome_range.from_unit(groups.prior).tolist()
     return {
         key: OpenedGroup(
@@ -131,8 +132,8 @@ async def _first_waves(
             standard_error=None if prior.standard_error is None else prior.standard_error * outcome_range.width,
             prior_source=prior.source,
             evidence_version=prior.evidence_version,
-            grant=grants[place],
-            reason="first_wave" if grants[place] else "budget_exhausted",
+            grant=grants.get(place, 0),
+            reason="first_wave" if grants.get(place) else refusal(run),
             lease_s=lease_s,
             importance_weight=planned[key].importance_weight if key in planned else 1.0,
         )
@@ -152,7 +153,7 @@ def _record(run: RunRecord, group: OpenGroup, print_: str, prior: FrozenPrior, o
         prior_error=prior.standard_error,
         prior_source=prior.source,
         evidence_version=prior.evidence_version,
-        grants=(opened.grant,),
+        grants=() if run.withheld else (opened.grant,),
         opened=opened,
         lease_s=opened.lease_s,
         predicted=prior.predicted,

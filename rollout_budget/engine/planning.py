@@ -3,7 +3,7 @@
 The prior source is asked, and the choice is made, between two transactions; where the source is gone the run's running
 mean serves for every candidate, which makes the choice nearly uniform, and the answer says so. Nothing is held in the
 ledger: grants are given when groups open. A plan is kept, as keys and figures, while it is among the `PLANS_KEPT`
-newest of its run: so long a repeated request is answered the same and groups can name it.
+newest of its run, and the run goes on: so long a repeated request is answered the same and groups can name it.
 """
 
 from __future__ import annotations

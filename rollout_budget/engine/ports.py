@@ -83,6 +83,10 @@ class Transaction(Protocol):
         """Store a new plan, whose id is not kept; forget all but the `keep` newest of its run."""
         ...
 
+    async def drop_plans(self, team: str, run_id: str) -> None:
+        """Forget all plans of a run."""
+        ...
+
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
         """Put evidence into the outbox; an id that is there already is kept once."""
         ...

@@ -15,6 +15,7 @@ class RunRecord:
     """A run as it stands, with what it has learned about its prior so far.
 
     `fingerprint` is the hash of the body it was declared with, which a later patch of `spec` does not change (G4).
+    `withheld` says that nothing is granted now, because the books were restored from a backup a moment ago; not stored.
     `pacing` is what a run with `spec.pacing` knows of its demand; None before its first group.
     """
 
@@ -24,6 +25,7 @@ class RunRecord:
     finished: bool = False
     fingerprint: str = ""
     pacing: Pacing | None = None
+    withheld: bool = False
 
     @property
     def in_force(self) -> RunSpec:

@@ -15,7 +15,7 @@ import numpy as np
 from rollout_budget import allocation, decisions
 from rollout_budget.decisions import Plan, Rules
 from rollout_budget.engine.ids import reservation_ids
-from rollout_budget.engine.records import GroupRecord
+from rollout_budget.engine.records import GroupRecord, RunRecord
 from rollout_budget.groups import Groups
 from rollout_budget.ledger.base import Account, Ask, Ledger, Share
 from rollout_budget.reliability import Reliability
@@ -48,10 +48,21 @@ def plan(rules: Rules, groups: Groups, reliability: Reliability) -> Plan:
     return replace(following, wanted=np.where(groups.sizes == 0, first.wanted, following.wanted))
 
 
-def reasons(groups: Groups, planned: Plan, more: Sequence[int], k_max: int) -> list[Reason]:
+def refusal(run: RunRecord) -> Reason:
+    """Return why a group that wants rollouts gets none."""
+    return "restored" if run.withheld else "budget_exhausted"
+
+
+def reasons(
+    groups: Groups, planned: Plan, more: Sequence[int], k_max: int, refused: Reason = "budget_exhausted"
+) -> list[Reason]:
     """Return why each group draws `more` rollouts, no more and no fewer."""
     return [
-        "no_signal" if given_up else _reason(size, wanted, granted, k_max, priced=planned.worth.priced)
+        "no_signal"
+        if given_up
+        else refused
+        if wanted and not granted
+        else _reason(size, granted, k_max, priced=planned.worth.priced)
         for size, wanted, granted, given_up in zip(
             groups.sizes.tolist(), planned.wanted.tolist(), more, planned.given_up.tolist(), strict=True
         )
@@ -86,11 +97,9 @@ async def renew(ledger: Ledger, account: Account, records: Sequence[GroupRecord]
     return sum([await ledger.renew(account, lease_s, ids) for lease_s, ids in by_lease.items()])
 
 
-def _reason(size: int, wanted: int, more: int, k_max: int, *, priced: bool) -> Reason:
+def _reason(size: int, more: int, k_max: int, *, priced: bool) -> Reason:
     if more:
         return "worth_above_price" if size else "first_wave"
-    if wanted:
-        return "budget_exhausted"
     if size >= k_max:
         return "k_max"
     return "worth_below_price" if priced else "rule_met"

@@ -54,6 +54,7 @@ Reason = Literal[
     "rule_met",
     "no_signal",
     "budget_exhausted",
+    "restored",
     "first_wave",
     "closed",
     "local_fallback",

@@ -1,4 +1,4 @@
-"""`python -m services.allocator serve | migrate | openapi`: run the service, prepare its database, print its contract."""
+"""`python -m services.allocator serve | migrate | restored | openapi`: run it, prepare its database, print its contract."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from services.allocator.app import create_app
-from services.allocator.database import migrate
+from services.allocator.database import migrate, restores
+from services.allocator.database.restores import MAX_LEASE_S
 from services.allocator.settings import Settings
 from services.kit import logs, serve
 from services.kit.app import document
 from services.kit.configuration import faults, listed
-from services.kit.database import Unreachable, connect, probe
+from services.kit.database import Unreachable, alone, connect, probe
 from services.kit.keys import ensure_file
+from services.kit.session import Database
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = vars(_parser().parse_args(arguments))
     command: str = options.pop("command")
+    window_s: float = options.pop("window_s", MAX_LEASE_S)
     chosen = {name: value for name, value in options.items() if value is not None}
     if command == "openapi":
         sys.stdout.write(openapi())
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure()
     try:
-        COMMANDS[command](settings)
+        COMMANDS[command](settings) if command != "restored" else _restored(settings, window_s)
     except (ValueError, OSError, Unreachable) as error:
         sys.stderr.write(f"services.allocator: {error}\n")
         return 2
@@ -59,7 +62,9 @@ def _serve(settings: Settings) -> None:
         if embedded:
             raise
         sys.stderr.write(f"services.allocator: {error}; not ready until there is one\n")
-    serve.run(create_app(settings), host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
+    app = create_app(settings)
+    with alone(settings.url):
+        serve.run(app, host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
 
 
 def _key_files(settings: Settings) -> list[Path]:
@@ -80,7 +85,29 @@ def _migrate(settings: Settings) -> None:
     asyncio.run(upgrade())
 
 
+def _restored(settings: Settings, window_s: float) -> None:
+    probe(settings.url)
+
+    async def declare() -> None:
+        database = Database(connect(settings.url))
+        try:
+            async with database.transaction() as connection:
+                await restores.declare(connection, window_s)
+        finally:
+            await database.engine.dispose()
+
+    asyncio.run(declare())
+    sys.stdout.write(f"no new grants for {window_s:g} s; renew, commit and release go on\n")
+
+
 COMMANDS: Mapping[str, Callable[[Settings], None]] = {"serve": _serve, "migrate": _migrate}
+
+
+def _window(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds <= MAX_LEASE_S:
+        raise argparse.ArgumentTypeError(f"a lease lasts up to {MAX_LEASE_S:g} s, not {text}")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("serve", help="run the service; embedded mode also brings its database up to date")
     migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
     commands.add_parser("openapi", help="print the OpenAPI document")
-    for command in (running, migrating):
+    restored = commands.add_parser(
+        "restored",
+        help="after a restore from a backup, before the service is started: grant nothing new until the grants that "
+        "the backup does not know have ended",
+    )
+    restored.add_argument(
+        "--window-s",
+        type=_window,
+        default=MAX_LEASE_S,
+        help="the longest lease that any trainer asks for (%(default)g unless given: the longest there is)",
+    )
+    for command in (running, migrating, restored):
         command.add_argument("--mode", choices=("embedded", "production"))
         command.add_argument("--data", help="directory of the embedded mode: database and keys")
     running.add_argument("--host")

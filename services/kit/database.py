@@ -10,6 +10,9 @@ the same reason a SQLite file is made for its owner alone.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,29 @@ def probe(url: str) -> None:
             await engine.dispose()
 
     asyncio.run(reach())
+
+
+@contextmanager
+def alone(url: str) -> Iterator[None]:
+    """Hold a SQLite file for this process while it serves; nothing for PostgreSQL. `kill -9` lets go of it too.
+
+    Raises:
+        OSError: another process serves from it.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        yield
+        return
+    file = Path(f"{parsed.database}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OSError(
+                f"another process serves from {parsed.database}: a SQLite file is for one; several take PostgreSQL"
+            ) from None
+        yield
 
 
 def connect(url: str) -> AsyncEngine:

@@ -28,9 +28,14 @@ async def upgrade(engine: AsyncEngine) -> None:
 
 
 async def is_current(connection: AsyncConnection) -> bool:
-    """Say whether the database is at the newest migration of this code."""
-    newest = set(ScriptDirectory(str(MIGRATIONS)).get_heads())
-    return newest == await connection.run_sync(lambda sync: set(MigrationContext.configure(sync).get_current_heads()))
+    """Say whether the database is at the newest migration of this code, or at one of a newer release.
+
+    Migrations only add, so a release goes on serving while the next one replaces it.
+    """
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    known = {script.revision for script in scripts.walk_revisions()}
+    heads = await connection.run_sync(lambda sync: set(MigrationContext.configure(sync).get_current_heads()))
+    return bool(heads) and (heads == set(scripts.get_heads()) or not heads & known)
 
 
 def config(connection: Connection) -> Config:

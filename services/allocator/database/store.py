@@ -19,12 +19,15 @@ from rollout_budget.engine.records import GroupKey, GroupRecord, PlanRecord, Run
 from rollout_budget.errors import NotFound
 from rollout_budget.pacing import Pacing
 from rollout_budget.reliability import Reliability
-from rollout_budget.wire import EvidenceRow, RunSpec
+from rollout_budget.wire import EvidenceRow, RunLimits, RunSpec
 from services.allocator.database.ledger import SqlLedger
+from services.allocator.database.restores import withheld
 from services.allocator.database.tables import groups, outbox, plans, runs
 from services.allocator.database.wall import Wall
 from services.kit.session import Database, chunks, insert
 
+FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
+"""A run's limits in the first release; later ones are stored where they are set, as that release refuses unknown ones."""
 _GROUP = TypeAdapter(GroupRecord)
 _PLAN = TypeAdapter(PlanRecord)
 _PACING = TypeAdapter(Pacing)
@@ -33,7 +36,8 @@ _PACING = TypeAdapter(Pacing)
 class SqlTransaction:
     """One open database transaction. Every method names the team: there is no way to another team's rows (G14)."""
 
-    def __init__(self, connection: AsyncConnection, ledger: SqlLedger) -> None:
+    def __init__(self, connection: AsyncConnection, ledger: SqlLedger, clock_offset_s: float = 0.0) -> None:
+        self._withheld = withheld(clock_offset_s).label("withheld")
         self._connection = connection
         self._ledger = ledger
         self.saved_runs: list[RunRecord] = []
@@ -71,14 +75,14 @@ class SqlTransaction:
     async def run(self, team: str, run_id: str, *, lock: bool = False) -> RunRecord:
         """Return a run; with `lock`, no other transaction changes it until this one ends."""
         self._locked |= lock
-        query = select(runs).where(runs.c.team == team, runs.c.run == run_id)
-        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        query = select(runs, self._withheld).where(runs.c.team == team, runs.c.run == run_id)
+        row = (await self._connection.execute(query.with_for_update(of=runs) if lock else query)).one_or_none()
         if row is None:
             raise NotFound(f"no run {run_id!r}")
         reliability = Reliability.from_dict(json.loads(row.reliability))
         pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
         spec = RunSpec.model_validate_json(row.spec)
-        return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing)
+        return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing, row.withheld)
 
     async def save_run(self, record: RunRecord) -> None:
         """Store a changed run."""
@@ -159,6 +163,10 @@ class SqlTransaction:
         newest = select(plans.c.entry_id).where(of_run).order_by(plans.c.entry_id.desc()).limit(keep)
         await self._connection.execute(delete(plans).where(of_run, plans.c.entry_id.not_in(newest)))
 
+    async def drop_plans(self, team: str, run_id: str) -> None:
+        """Forget all plans of a run."""
+        await self._connection.execute(delete(plans).where(plans.c.team == team, plans.c.run == run_id))
+
     async def queue_evidence(self, evidence: Sequence[Evidence]) -> None:
         """Put evidence into the outbox; an id that is there already is kept once."""
         if not evidence:
@@ -216,7 +224,8 @@ class SqlStore:
         async with self._database.transaction() as connection:
             if team is not None:
                 await self._wall.enter(connection, team)
-            transaction = SqlTransaction(connection, SqlLedger(connection, self.clock_offset_s()))
+            offset_s = self.clock_offset_s()
+            transaction = SqlTransaction(connection, SqlLedger(connection, offset_s), offset_s)
             yield transaction
             await transaction.ledger.flush()
         self._committed(transaction)
@@ -224,9 +233,16 @@ class SqlStore:
 
 def _run_columns(record: RunRecord) -> dict[str, object]:
     return {
-        "spec": record.spec.model_dump_json(),
+        "spec": _spec_json(record.spec),
         "reliability": json.dumps(record.reliability.to_dict()),
         "finished": record.finished,
         "fingerprint": record.fingerprint,
         "pacing": None if record.pacing is None else _PACING.dump_json(record.pacing).decode(),
     }
+
+
+def _spec_json(spec: RunSpec) -> str:
+    """Return a spec that a release before this one reads too, as long as the run uses nothing that it does not know."""
+    unset = {name for name in RunLimits.model_fields if name not in FIRST_LIMITS}
+    unset -= set(spec.limits.model_dump(exclude_defaults=True))
+    return spec.model_dump_json(exclude={"limits": unset})

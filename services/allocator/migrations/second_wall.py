@@ -22,6 +22,8 @@ TEAM = "rollout_budget.team"
 UNTOUCHED = frozenset({"keys", "teams"})
 """Tables with a team that no transaction about one team needs: the role has no right to them at all."""
 
+READ_ONLY = frozenset({"restores"})
+"""Tables of no team that such a transaction reads."""
 _SEQUENCES = """
 SELECT pg_get_serial_sequence(quote_ident(table_name), column_name) FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = :table AND column_default LIKE 'nextval(%'
@@ -52,6 +54,8 @@ def raise_wall(connection: Connection, tables: Collection[str] | None = None) ->
     connection.execute(text(f"GRANT USAGE ON SCHEMA {_schema(connection)} TO {ROLE}"))
     for table in sorted(missing):
         _protect(connection, table)
+    for table in sorted(READ_ONLY):
+        connection.execute(text(f'GRANT SELECT ON "{table}" TO {ROLE}'))
 
 
 def take_down(connection: Connection, tables: Collection[str] | None = None) -> None:
@@ -64,6 +68,8 @@ def take_down(connection: Connection, tables: Collection[str] | None = None) -> 
         connection.execute(text(f'REVOKE ALL ON "{table}" FROM {ROLE}'))
         for sequence in connection.execute(text(_SEQUENCES), {"table": table}).scalars():
             connection.execute(text(f"REVOKE ALL ON SEQUENCE {sequence} FROM {ROLE}"))
+    for table in sorted(READ_ONLY if tables is None else ()):
+        connection.execute(text(f'REVOKE ALL ON "{table}" FROM {ROLE}'))
     if tables is None:
         connection.execute(text(f"REVOKE ALL ON SCHEMA {_schema(connection)} FROM {ROLE}"))
 
