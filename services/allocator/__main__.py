@@ -1,4 +1,4 @@
-"""`python -m services.allocator serve | migrate | restored | openapi`: run it, prepare its database, print its contract."""
+"""`python -m services.allocator serve | migrate | restored | archive | prune | openapi`: run it and keep its database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from rollout_budget.errors import RolloutBudgetError
+from services.allocator import keeping
 from services.allocator.app import create_app
 from services.allocator.database import migrate, restores
 from services.allocator.database.restores import MAX_LEASE_S
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command: str = options.pop("command")
     window_s: float = options.pop("window_s", MAX_LEASE_S)
-    chosen = {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None and name in Settings.model_fields}
     if command == "openapi":
         sys.stdout.write(openapi())
         return 0
@@ -39,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure()
     try:
+        if command in keeping.COMMANDS:
+            probe(settings.url)
+            return keeping.run(command, settings, options)
         COMMANDS[command](settings) if command != "restored" else _restored(settings, window_s)
-    except (ValueError, OSError, Unreachable) as error:
+    except (ValueError, OSError, Unreachable, RolloutBudgetError) as error:
         sys.stderr.write(f"services.allocator: {error}\n")
         return 2
     return 0
@@ -132,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         default=MAX_LEASE_S,
         help="the longest lease that any trainer asks for (%(default)g unless given: the longest there is)",
     )
-    for command in (running, migrating, restored):
+    for command in (running, migrating, restored, *keeping.parsers(commands)):
         command.add_argument("--mode", choices=("embedded", "production"))
         command.add_argument("--data", help="directory of the embedded mode: database and keys")
     running.add_argument("--host")

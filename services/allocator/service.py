@@ -10,6 +10,7 @@ from rollout_budget.client import PriorClient, Retries
 from rollout_budget.engine import Engine, HistoryPrior
 from rollout_budget.engine.ports import PriorSource
 from rollout_budget.wire import KeyCreate, TeamCreate
+from services.allocator.auditing import Auditor
 from services.allocator.auth import Door
 from services.allocator.database import migrate
 from services.allocator.database.directory import Directory
@@ -40,6 +41,7 @@ class Service:
         self.metrics = metrics
         self.database = Database(connect(settings.url))
         self.store = SqlStore(self.database, self._committed, wall=Wall(metrics.second_wall))
+        self._auditor = Auditor(self.database)
         self._given_priors = priors
 
     @asynccontextmanager
@@ -78,9 +80,8 @@ class Service:
             yield Directory(connection, self._pepper, actor, ledger)
 
     async def audit(self) -> int:
-        """Recompute all counters; return how many differ."""
-        async with self.store.transaction() as transaction:
-            found = await transaction.ledger.audit()
+        """Compare all counters with what was booked; return how many differ."""
+        found = await self._auditor.round()
         self.metrics.violations.inc(len(found))
         return len(found)
 

@@ -2,7 +2,8 @@
 
 A file holds entries of one team and one day: JSON lines under gzip, the first line says what is in it, every other is one
 entry with all its columns, in the order of their ids. The same entries make the same bytes. Only days that are over
-and whose reservations are all resolved are carried out, for nothing is booked on them any more.
+and whose reservations are all resolved are carried out, for nothing is booked on them any more; the newest entry of all
+stays, so that no id is given twice.
 
 In this order: the file is written, flushed, read back and compared; then, in one transaction under the team's row, the
 archive is recorded with the digest of its file, its sums are added to `archived_sums`, and exactly its entries are
@@ -27,10 +28,12 @@ from sqlalchemy import Row, and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import Conflict, InvalidInput
+from rollout_budget.ledger.base import Account
 from rollout_budget.ledger.books import Counts, day_of, grain_sums
 from services.allocator.database.accounts import Accounts
 from services.allocator.database.balances import GRAIN, add, booked, fold
 from services.allocator.database.clock import now_s
+from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.lines import as_entry
 from services.allocator.database.tables import (
     NO_STEP,
@@ -92,11 +95,12 @@ def decode(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 class Archive:
-    """The files under `folder` and the database they belong to."""
+    """The files under `folder` and the database they belong to; `clock_offset_s` is added to its clock, for tests alone."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, clock_offset_s: float = 0.0) -> None:
         self._database = database
         self._folder = folder
+        self._offset_s = clock_offset_s
 
     async def store(self, before: date, team: str | None = None) -> AsyncIterator[Part]:
         """Carry out the entries of days before `before`, of one team or of all; yield every file when it is recorded.
@@ -106,9 +110,10 @@ class Archive:
             ValueError: a file did not read back as it was written; its entries stay where they are.
         """
         async with self._database.snapshot() as connection:
-            today = day_of(float(await connection.scalar(select(now_s())) or 0.0))
+            today = day_of(float(await connection.scalar(select(now_s())) or 0.0) + self._offset_s)
         if before.isoformat() > today:
             raise InvalidInput(f"only days that are over can be archived: it is {today}")
+        await self._let_go(before.isoformat(), team)
         for name, day in await self._days(before.isoformat(), team):
             while (part := await self._store_part(name, day)) is not None:
                 yield part
@@ -137,6 +142,21 @@ class Archive:
             f"team {key[0]!r}, run {key[1]!r}, day {key[3]}: the files and the sums kept differ" for key in wrong
         ]
 
+    async def _let_go(self, before: str, team: str | None) -> None:
+        """Give back what is held of those days and whose lease is over: nobody may have needed it since."""
+        held = (reservations.c.state == "reserved", reservations.c.day < before)
+        due = select(reservations.c.team, reservations.c.run).where(
+            *held, reservations.c.expires_s <= now_s() + self._offset_s
+        )
+        due = due if team is None else due.where(reservations.c.team == team)
+        async with self._database.snapshot() as connection:
+            found = (await connection.execute(due.distinct())).all()
+        for row in found:
+            async with self._database.transaction() as connection:
+                ledger = SqlLedger(connection, self._offset_s)
+                await ledger.expire(Account(row.team, row.run))
+                await ledger.flush()
+
     async def _days(self, before: str, team: str | None) -> list[tuple[str, str]]:
         """Return teams and days that are over and have nothing held on them."""
         held = (
@@ -155,7 +175,9 @@ class Archive:
         return [(row.team, row.day) for row in rows]
 
     async def _store_part(self, team: str, day: str) -> Part | None:
-        query = select(entries).where(entries.c.team == team, entries.c.day == day).order_by(entries.c.entry_id)
+        newest = select(func.max(entries.c.entry_id)).scalar_subquery()  # stays: SQLite would give its id again
+        here = (entries.c.team == team, entries.c.day == day, entries.c.entry_id < newest)
+        query = select(entries).where(*here).order_by(entries.c.entry_id)
         async with self._database.snapshot() as connection:
             rows = (await connection.execute(query.limit(MOST_ROWS))).all()
         if not rows:

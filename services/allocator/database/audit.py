@@ -86,10 +86,10 @@ async def differences(connection: AsyncConnection, team: str | None, *, full: bo
     for row in await connection.execute(of_sums):
         where = usage_name(row.policy, row.day)
         wrong.setdefault((row.team, row.run, TOTAL), []).extend(_found(row, where, Counts._fields))
-    if full and team is None:
-        kept = until_checkpoints()
+    if full:
+        kept = until_checkpoints(team)
         of_balances = _booked(kept, [kept.c[name] for name in GRAIN], Counts._fields)
-        for row in await connection.execute(_differences(_BALANCE, None, [of_balances], Counts._fields)):
+        for row in await connection.execute(_differences(_BALANCE, team, [of_balances], Counts._fields)):
             where = f"balance of {row.policy!r} on {row.day}, step {row.step},"
             wrong.setdefault((row.team, row.run, TOTAL), []).extend(_found(row, where, Counts._fields))
     return wrong

@@ -45,9 +45,9 @@ def lines(team: str | None, *, full: bool, floor: int = 0) -> CTE:
     return _both(stand, team, *recent)
 
 
-def until_checkpoints() -> CTE:
+def until_checkpoints(team: str | None) -> CTE:
     """Return what `balances` must be: what the archived entries left, and the entries up to the checkpoints."""
-    return _both(archived_sums, None, ~since_checkpoint(None))
+    return _both(archived_sums, team, ~since_checkpoint(team))
 
 
 def _both(stand: Table, team: str | None, *which: ColumnElement[bool]) -> CTE:
