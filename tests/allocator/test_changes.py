@@ -210,7 +210,7 @@ async def test_changes_are_numbered_in_the_order_of_their_commits(tmp_path: Path
         async with here.service.directory() as directory:
             await directory.set_budget("default", TeamLimits(rollouts=1))
             second = asyncio.create_task(there.new_key("other"))
-            while not last:
+            while not last and not second.done():
                 async with there.service.database.transaction() as connection:
                     last = int(await connection.scalar(waiting) or 0)
             assert (await newest(there))["change_id"] == first
