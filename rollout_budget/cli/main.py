@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rollout_budget.cli import admin, team
+from rollout_budget.cli import admin, team, usage
 from rollout_budget.cli.connection import address
 from rollout_budget.cli.parsing import USAGE_STATUS, Commands, Options, Parser, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
@@ -17,7 +17,7 @@ from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, 
 REFUSED_STATUS = 1
 AWAY_STATUS = 3
 
-COMMANDS = (team.add, admin.add)
+COMMANDS = (team.add, usage.add, admin.add)
 """What adds commands at the top, in the order of `--help`."""
 
 _ABOUT = """Budgets of rollouts: what a team has left, and what an admin does about teams, limits and keys."""

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from rollout_budget.engine import closing, observing, opening, planning, stateless, waves
+from rollout_budget.engine import closing, observing, opening, planning, reading, stateless, waves
 from rollout_budget.engine.answers import run_answer
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.engine.ports import Offload, PriorSource, Store, Transaction, here
 from rollout_budget.engine.records import RunRecord
 from rollout_budget.errors import Conflict, InvalidInput, NotFound
-from rollout_budget.ledger.base import Account, Discrepancy
+from rollout_budget.ledger.base import Account, Discrepancy, Selection
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import (
     BaselinesAnswer,
@@ -45,6 +45,7 @@ from rollout_budget.wire import (
     RunSpec,
     TeamLimits,
     UsageAnswer,
+    UsageQuery,
 )
 from rollout_budget.wire.pacing import require_priced
 
@@ -161,10 +162,12 @@ class Engine:
         async with self._store.transaction(team) as transaction:
             return await transaction.ledger.budget(team)
 
-    async def usage(self, team: str, by: Sequence[Dimension] = ("team",)) -> UsageAnswer:
-        """Return a team's usage, grouped by these dimensions."""
+    async def usage(
+        self, team: str, by: Sequence[Dimension] = ("team",), query: UsageQuery | None = None
+    ) -> UsageAnswer:
+        """Return a page of a team's usage, grouped by these dimensions (see `reading`)."""
         async with self._store.transaction(team) as transaction:
-            return UsageAnswer(rows=await transaction.ledger.usage(team, by))
+            return await reading.usage(transaction.ledger, team, by, query or UsageQuery())
 
     async def entries(
         self, team: str, kind: EntryKind | None = None, run_id: str | None = None, *, after: int = 0, limit: int = 100
@@ -236,5 +239,5 @@ def _patched(spec: RunSpec, changes: Mapping[str, object]) -> RunSpec:
 
 
 async def _run_answer(transaction: Transaction, record: RunRecord) -> Run:
-    rows = await transaction.ledger.usage(record.team, ("run",), run=record.spec.run_id)
+    rows = await transaction.ledger.usage(record.team, ("run",), Selection(run=record.spec.run_id))
     return run_answer(record, rows[0].counts if rows else RolloutCounts())

@@ -16,7 +16,7 @@ from rollout_budget.decisions import Rules
 from rollout_budget.engine.answers import groups_of
 from rollout_budget.engine.ports import Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
-from rollout_budget.ledger.base import Account
+from rollout_budget.ledger.base import Account, Selection
 from rollout_budget.pacing import Horizon, Pacing, demand
 from rollout_budget.wire import CloseGroup, OpenGroup
 
@@ -70,6 +70,6 @@ async def _horizon(transaction: Transaction, run: RunRecord) -> Horizon | None:
     if settings.budget is None:
         left = await transaction.ledger.available(account)
         return None if left is None else Horizon(settings.steps, left)
-    rows = await transaction.ledger.usage(run.team, ("run",), run=run.spec.run_id)
+    rows = await transaction.ledger.usage(run.team, ("run",), Selection(run=run.spec.run_id))
     used = sum(row.counts.reserved + row.counts.committed + row.counts.overage for row in rows)
     return Horizon(settings.steps, settings.budget - used)

@@ -110,6 +110,28 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which usage is asked for, and which of its rows: at most `limit`, from the first above `after` on.
+
+    Attributes:
+        run, policy: these alone; all if None.
+        since, until: first and last UTC day, as `2026-11-22`; both count.
+        after: the dimensions of a row, in the order asked for; empty for the first page.
+        limit: rows at most; None for all.
+    """
+
+    run: str | None = None
+    policy: str | None = None
+    since: str | None = None
+    until: str | None = None
+    after: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, slots=True)
 class Discrepancy:
     """A counter that does not equal the sum of its entries (G2). Grants to that account stop until it is mended."""
 
@@ -178,8 +200,11 @@ class Ledger(Protocol):
         """Return a team's limits, counters and what is left."""
         ...
 
-    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
-        """Return counts grouped by these dimensions, from sums that move with the entries; of all teams if None."""
+    async def usage(self, team: str | None, by: Sequence[Dimension], which: Selection = EVERYTHING) -> list[UsageRow]:
+        """Return counts grouped by these dimensions, from sums that move with the entries; of all teams if None.
+
+        Rows are in the order of their dimensions, character by character.
+        """
         ...
 
     async def entries(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from rollout_budget.ledger.base import Account, Discrepancy, Reservation
+from rollout_budget.ledger.base import Account, Discrepancy, Reservation, Selection
 from rollout_budget.ledger.maps import Map
 from rollout_budget.ledger.units import NO_AMOUNTS, Amounts, seconds
 from rollout_budget.wire import (
@@ -260,18 +260,24 @@ def usage_name(policy: str, day: str) -> str:
 
 
 def usage_rows(
-    sums: Mapping[UsageKey, Counts], team: str | None, by: Sequence[Dimension], run: str | None
+    sums: Mapping[UsageKey, Counts], team: str | None, by: Sequence[Dimension], which: Selection
 ) -> list[UsageRow]:
     """Return counts grouped by `by`, in the order of those dimensions; of all teams if `team` is None."""
     rows: dict[tuple[str, ...], Counts] = {}
     for (account, policy, day), counts in sums.items():
-        if team not in {None, account.team} or run not in {None, account.run}:
+        if team not in {None, account.team} or not _selected(which, account.run, policy, day):
             continue
         values = {"team": account.team, "run": account.run, "policy": policy, "day": day}
         row = tuple(values[dimension] for dimension in by)
         rows[row] = rows.get(row, NOTHING).plus(counts)
-    ordered = sorted(rows.items(), key=operator.itemgetter(0))
-    return [UsageRow(**dict(zip(by, row, strict=True)), counts=counts.view()) for row, counts in ordered]
+    left = [item for item in rows.items() if not which.after or item[0] > which.after]
+    page = sorted(left, key=operator.itemgetter(0))[: which.limit]
+    return [UsageRow(**dict(zip(by, row, strict=True)), counts=counts.view()) for row, counts in page]
+
+
+def _selected(which: Selection, run: str, policy: str, day: str) -> bool:
+    named = which.run in {None, run} and which.policy in {None, policy}
+    return named and (which.since or "") <= day and (which.until is None or day <= which.until)
 
 
 def entry_view(entry_id: int, entry: Entry) -> EntryView:

@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rollout_budget.ledger import core
-from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
+from rollout_budget.ledger.base import (
+    EVERYTHING,
+    Account,
+    Ask,
+    Discrepancy,
+    Reservation,
+    Selection,
+    Settled,
+    Settlement,
+    Share,
+)
 from rollout_budget.ledger.books import Books, Entry, entry_view, usage_rows
 from rollout_budget.wire import (
     BudgetView,
@@ -96,9 +106,9 @@ class MemoryLedger:
         """See `Ledger`."""
         return core.budget(self._books, team, now=self._now())
 
-    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
+    async def usage(self, team: str | None, by: Sequence[Dimension], which: Selection = EVERYTHING) -> list[UsageRow]:
         """See `Ledger`."""
-        return usage_rows(self._books.sums, team, by, run)
+        return usage_rows(self._books.sums, team, by, which)
 
     async def entries(
         self, team: str, kind: EntryKind | None = None, run: str | None = None, *, after: int = 0, limit: int = 100

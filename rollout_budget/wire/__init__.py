@@ -95,7 +95,7 @@ from rollout_budget.wire.runs import (
     Stopping,
     SuppliedPrior,
 )
-from rollout_budget.wire.usage import Dimension, EntriesAnswer, EntryKind, EntryView, UsageAnswer, UsageRow
+from rollout_budget.wire.usage import Dimension, EntriesAnswer, EntryKind, EntryView, UsageAnswer, UsageQuery, UsageRow
 
 __all__ = [
     "MAX_GROUPS",
@@ -182,6 +182,7 @@ __all__ = [
     "TeamSummary",
     "TeamsAnswer",
     "UsageAnswer",
+    "UsageQuery",
     "UsageRow",
     "Value",
     "ValuesAnswer",

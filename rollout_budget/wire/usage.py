@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import date
+from typing import Annotated, Literal
 
-from rollout_budget.wire.common import NonNegative, Wire
+from pydantic import Field, computed_field
+
+from rollout_budget.wire.common import Identifier, NonNegative, Request, Wire
 from rollout_budget.wire.counts import RolloutCounts
 
+MAX_USAGE_ROWS = 10_000
+"""Rows of one page: some 5 MB of JSON."""
 EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage", "close", "shadow"]
 
 Dimension = Literal["team", "run", "policy", "day"]
+
+
+class UsageQuery(Request):
+    """Which rows of usage are wanted. Days are UTC, first and last included."""
+
+    run: Identifier | None = Field(default=None, description="This run alone.")
+    policy: Identifier | None = Field(default=None, description="This policy alone.")
+    since: date | None = Field(default=None, description="First day, as `2026-11-01`.")
+    until: date | None = Field(default=None, description="Last day.")
+    after: Annotated[str, Field(max_length=4_000)] | None = Field(
+        default=None, description="`next` of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_USAGE_ROWS)] = Field(default=1_000, description="Rows of a page.")
 
 
 class UsageRow(Wire):
@@ -21,11 +39,36 @@ class UsageRow(Wire):
     day: str | None = None
     counts: RolloutCounts
 
+    @computed_field(description="Rollouts drawn: committed + overage.")  # type: ignore[prop-decorator]  # pydantic's way
+    @property
+    def used(self) -> int:
+        """Rollouts drawn: within their grants and beyond."""
+        return self.counts.committed + self.counts.overage
+
+    @computed_field(description="Rollouts granted and not drawn: released + expired.")  # type: ignore[prop-decorator]  # likewise
+    @property
+    def returned(self) -> int:
+        """Rollouts granted and not drawn."""
+        return self.counts.released + self.counts.expired
+
+    @computed_field(description="Mean of what was reported; null where no tokens were.")  # type: ignore[prop-decorator]  # likewise
+    @property
+    def tokens_per_rollout(self) -> float | None:
+        """Tokens reported per rollout drawn."""
+        return self.counts.tokens / self.used if self.used and self.counts.tokens else None
+
+    @computed_field(description="Mean of what was reported; null where no time was.")  # type: ignore[prop-decorator]  # likewise
+    @property
+    def gpu_seconds_per_rollout(self) -> float | None:
+        """GPU-seconds reported per rollout drawn."""
+        return self.counts.seconds / self.used if self.used and self.counts.seconds else None
+
 
 class UsageAnswer(Wire):
-    """Rows in the order of their dimensions."""
+    """Rows in the order of their dimensions; `next` is the `after` of the next page, null at the end."""
 
     rows: list[UsageRow]
+    next: str | None = None
 
 
 class EntryView(Wire):

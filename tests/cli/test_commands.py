@@ -23,6 +23,7 @@ from rollout_budget.wire import (
     Team,
     TeamLimits,
     TeamsAnswer,
+    UsageAnswer,
     Wire,
 )
 from tests.cli.conftest import Command
@@ -42,6 +43,7 @@ JSON_COMMANDS: list[tuple[type[Wire], list[str]]] = [
     (ChangesAnswer, ["admin", "changes", "--team", "vision"]),
     (BudgetView, ["budget"]),
     (BudgetView, ["status"]),
+    (UsageAnswer, ["usage", "--by", "run,day"]),
     (ChangesAnswer, ["changes"]),
 ]
 NEW = "--limit-of-tomorrow"

@@ -6,7 +6,7 @@ import pytest
 
 from rollout_budget.engine.ports import Store
 from rollout_budget.errors import InvalidInput
-from rollout_budget.ledger.base import Ask, Settled, Settlement
+from rollout_budget.ledger.base import Ask, Selection, Settled, Settlement
 from rollout_budget.wire import RunLimits, TeamLimits
 from tests.conformance.implementations import World
 from tests.conformance.ledgers import (
@@ -183,7 +183,7 @@ async def test_usage_by_run_and_day(store: Store, world: World) -> None:
         by_run = await ledger.usage("team", ["run"])
         by_day = await ledger.usage("team", ["run", "day"])
         whole = await ledger.usage(None, ["team"])
-        one_run = await ledger.usage("team", ["run"], run="other")
+        one_run = await ledger.usage("team", ["run"], Selection(run="other"))
         assert await ledger.usage("nobody", ["run"]) == []
     assert [(row.team, row.run, row.day) for row in by_run] == [(None, "other", None), (None, "run", None)]
     assert [row.counts.granted for row in by_run] == [5, 14]

@@ -21,7 +21,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from rollout_budget.errors import InvalidInput
 from rollout_budget.ledger import core
 from rollout_budget.ledger.asks import answered, common_step, require_lease, require_same, shared
-from rollout_budget.ledger.base import Account, Ask, Discrepancy, Reservation, Settled, Settlement, Share
+from rollout_budget.ledger.base import (
+    EVERYTHING,
+    Account,
+    Ask,
+    Discrepancy,
+    Reservation,
+    Selection,
+    Settled,
+    Settlement,
+    Share,
+)
 from rollout_budget.ledger.books import Books, Counts, Entry, Hold, Scope, UsageKey, day_of, project, scopes, usage_sums
 from rollout_budget.ledger.limits import Bound, beyond_shadow, enforced, warnings
 from rollout_budget.ledger.maps import Map
@@ -160,10 +170,10 @@ class SqlLedger:
         await self.flush()
         return await self._reports.budget(team)
 
-    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
+    async def usage(self, team: str | None, by: Sequence[Dimension], which: Selection = EVERYTHING) -> list[UsageRow]:
         """Return counts from the sums of usage, grouped by these dimensions; of all teams if `team` is None."""
         await self.flush()
-        return await self._reports.usage(team, by, run)
+        return await self._reports.usage(team, by, which)
 
     async def entries(
         self, team: str, kind: EntryKind | None = None, run: str | None = None, *, after: int = 0, limit: int = 100

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, cast, func, literal, select
+from sqlalchemy import BigInteger, Column, ColumnElement, Row, cast, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import NotFound
-from rollout_budget.ledger.base import Account, Reservation
+from rollout_budget.ledger.base import EVERYTHING, Account, Reservation, Selection
 from rollout_budget.ledger.books import (
     DAY,
     MONTH,
@@ -66,15 +66,13 @@ class Reports:
         )
         rows = (await self._connection.execute(query)).all()
         bounds = await Accounts(self._connection).bounds(charged) if rows else []
-        counts = (await self._sums(team, (), None)).get((), NOTHING)
+        counts = dict(await self._sums(team, (), EVERYTHING)).get((), NOTHING)
         return budget_view(team, _team_limits(rows), counts, bounds)
 
-    async def usage(self, team: str | None, by: Sequence[Dimension], run: str | None = None) -> list[UsageRow]:
+    async def usage(self, team: str | None, by: Sequence[Dimension], which: Selection) -> list[UsageRow]:
         """Return counts from the sums of usage, grouped and ordered by these dimensions."""
-        rows = await self._sums(team, by, run)
-        return [
-            UsageRow(counts=counts.view(), **dict(zip(by, row, strict=True))) for row, counts in sorted(rows.items())
-        ]
+        rows = await self._sums(team, by, which)
+        return [UsageRow(counts=counts.view(), **dict(zip(by, row, strict=True))) for row, counts in rows]
 
     async def entries(
         self, team: str, kind: EntryKind | None, run: str | None, *, after: int, limit: int
@@ -88,17 +86,28 @@ class Reports:
         rows = await self._connection.execute(query.order_by(entries.c.entry_id).limit(limit))
         return [entry_view(row.entry_id, as_entry(row)) for row in rows]
 
-    async def _sums(self, team: str | None, by: Sequence[Dimension], run: str | None) -> dict[tuple[str, ...], Counts]:
-        columns = [usage_sums.c[dimension] for dimension in by]
+    async def _sums(
+        self, team: str | None, by: Sequence[Dimension], which: Selection
+    ) -> list[tuple[tuple[str, ...], Counts]]:
+        columns = [self._by_character(usage_sums.c[dimension]) for dimension in by]
         totals = [cast(func.sum(usage_sums.c[name]), BigInteger).label(name) for name in Counts._fields]
         query = select(func.count().label("rows"), *totals, *columns).group_by(*columns)
-        if team is not None:
-            query = query.where(usage_sums.c.team == team)
-        if run is not None:
-            query = query.where(usage_sums.c.run == run)
-        rows = (await self._connection.execute(query)).all()
+        for column, wanted in (("team", team), ("run", which.run), ("policy", which.policy)):
+            if wanted is not None:
+                query = query.where(usage_sums.c[column] == wanted)
+        if which.since is not None:
+            query = query.where(usage_sums.c.day >= which.since)
+        if which.until is not None:
+            query = query.where(usage_sums.c.day <= which.until)
+        if which.after:
+            query = query.where(tuple_(*columns) > tuple_(*which.after))
+        rows = (await self._connection.execute(query.order_by(*columns).limit(which.limit))).all()
         width = len(totals)
-        return {tuple(str(part) for part in row[width + 1 :]): Counts(*row[1 : width + 1]) for row in rows if row.rows}
+        return [(tuple(map(str, row[width + 1 :])), Counts(*row[1 : width + 1])) for row in rows if row.rows]
+
+    def _by_character(self, column: Column[str]) -> ColumnElement[str]:
+        """Return a column in one order everywhere: PostgreSQL's own depends on how the database was made."""
+        return column.collate("C") if self._connection.dialect.name == "postgresql" else column
 
 
 def digest(reservation_id: str) -> str:

@@ -1,0 +1,88 @@
+"""The route of usage: who drew how much, when, for which policy; in pages, as JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
+
+from rollout_budget.errors import InvalidInput
+from rollout_budget.wire import Dimension, RolloutCounts, UsageAnswer, UsageQuery, UsageRow
+from services.allocator.auth import Reader
+from services.allocator.endpoints.parts import Parts
+from services.kit.problems import documented
+
+CSV = "text/csv"
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+
+router = APIRouter(prefix="/v1", tags=["budgets"], responses=documented(401, 403, 422, 429, 503))
+
+
+class Asked(UsageQuery):
+    """The question as it stands in the URL."""
+
+    by: str = Field(
+        default="team",
+        description="Dimensions, comma-separated: `team`, `run`, `policy`, `day`.",
+        max_length=40,
+        examples=["run,day"],
+    )
+    format: Literal["json", "csv"] | None = Field(default=None, description="Overrides `Accept`.")
+
+
+_NEXT: dict[str, Any] = {"Link": {"description": "The next page, `rel=next`.", "schema": {"type": "string"}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {CSV: {"schema": {"type": "string"}}}, "headers": _NEXT},
+}
+
+
+@router.get("/usage", responses=_ANSWERS, response_model=UsageAnswer)
+async def usage(
+    key: Reader,
+    parts: Parts,
+    *,
+    asked: Annotated[Asked, Query()],
+    request: Request,
+    response: Response,
+    accept: Annotated[str, Header()] = "",
+) -> UsageAnswer | Response:
+    """Return the team's rollouts, grouped; as CSV with `Accept: text/csv` or `?format=csv`."""
+    dimensions = _dimensions(asked.by)
+    answer = await parts.engine.usage(key.team, dimensions, asked)
+    headers = {}
+    if answer.next is not None:
+        following = urlencode({**request.query_params, "after": answer.next})
+        headers["Link"] = f'<{request.url.path}?{following}>; rel="next"'
+    if asked.format == "csv" or (asked.format is None and accept.startswith(CSV)):
+        return Response(_table(dimensions, answer.rows), media_type=CSV, headers=headers)
+    response.headers.update(headers)
+    return answer
+
+
+def _dimensions(by: str) -> list[Dimension]:
+    named = by.split(",")
+    found = [dimension for dimension in DIMENSIONS if dimension in named]
+    if len(found) != len(named):
+        raise InvalidInput(f"`by` lists some of {', '.join(DIMENSIONS)}, each once; got {by!r}")
+    return found
+
+
+def _table(by: Sequence[Dimension], rows: Sequence[UsageRow]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    counts, derived = list(RolloutCounts.model_fields), list(UsageRow.model_computed_fields)
+    writer.writerow([*by, *counts, *derived])
+    writer.writerows(
+        [
+            *(getattr(row, one) for one in by),
+            *(getattr(row.counts, one) for one in counts),
+            *(getattr(row, one) for one in derived),
+        ]
+        for row in rows
+    )
+    return out.getvalue()
