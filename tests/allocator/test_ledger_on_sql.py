@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -229,6 +230,55 @@ async def test_g12_a_wait_for_a_lock_is_bounded(any_database: str, monkeypatch: 
         async with store.transaction() as transaction:
             with pytest.raises(NotFound):
                 await transaction.ledger.reservation("team", "b")
+
+
+@pytest.mark.postgres
+async def test_g12_random_batches_of_many_teams_never_lock_each_other_out() -> None:
+    """Grants, settlements, renewals, sweeps and audits of three teams at once, steps and runs at random: no deadlock.
+
+    PostgreSQL counts the deadlocks it broke; a wait that is too long is `Unavailable`, and nothing else is ever raised.
+    """
+    url = fresh_postgres()
+    engine = connect(url)
+    store = SqlStore(Database(engine))
+    runs = [Account(f"team-{place % 3}", f"run-{place // 3}") for place in range(9)]
+    async with store.transaction() as transaction:
+        for team in ("team-0", "team-1", "team-2"):
+            await transaction.ledger.set_team_limits(team, TeamLimits(rollouts=200, tokens=5_000))
+        for run in runs:
+            await transaction.ledger.open_account(run, RunLimits(rollouts_per_step=40, tokens_per_rollout=10))
+
+    async def deadlocks() -> int:
+        async with engine.connect() as connection:
+            counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            return int((await connection.exec_driver_sql(counted)).scalar_one())
+
+    async def worker(seed: int) -> int:
+        dice, late = random.Random(seed), 0  # noqa: S311  a test's dice
+        for turn in range(12):
+            run = dice.choice(runs)
+            asks = [Ask(f"{seed}-{turn}-{place}", dice.randint(1, 9), turn % 4) for place in range(dice.randint(1, 6))]
+            try:
+                await reserve(store, run, *asks)
+                async with store.transaction() as transaction:
+                    ledger = transaction.ledger
+                    settled = [Settlement((ask.id,), dice.randint(0, 9), tokens=50) for ask in asks]
+                    await ledger.settle(run, dice.sample(settled, len(settled)))
+                    await ledger.renew(run, 60.0)
+                    if dice.random() < 0.2:
+                        await ledger.expire()
+                if dice.random() < 0.1:
+                    await no_discrepancy(store)
+            except Unavailable:
+                late += 1
+        return late
+
+    before = await deadlocks()
+    late = sum(await asyncio.gather(*(worker(seed) for seed in range(8))))
+    assert late < 8 * 12
+    assert await deadlocks() == before
+    await no_discrepancy(store)
+    await engine.dispose()
 
 
 async def test_limits_of_day_and_month_begin_anew(any_database: str) -> None:

@@ -33,8 +33,28 @@ START_S = 1_790_000_000.0
 
 accounts = st.sampled_from(RUNS)
 limits = st.none() | st.integers(0, 30)
-run_limits = st.builds(RunLimits, rollouts=limits, rollouts_per_step=limits)
-team_limits = st.builds(TeamLimits, rollouts=limits, rollouts_per_day=limits, rollouts_per_month=limits)
+units = st.none() | st.integers(0, 90)
+modes = st.sampled_from(["enforce", "enforce", "shadow"])
+run_limits = st.builds(
+    RunLimits,
+    rollouts=limits,
+    rollouts_per_step=limits,
+    tokens=units,
+    tokens_per_step=units,
+    tokens_per_rollout=st.none() | st.integers(1, 4),
+    mode=modes,
+)
+team_limits = st.builds(
+    TeamLimits,
+    rollouts=limits,
+    rollouts_per_day=limits,
+    rollouts_per_month=limits,
+    tokens=units,
+    tokens_per_day=units,
+    tokens_per_month=units,
+    mode=modes,
+)
+policies = st.sampled_from(["p", "q"])
 steps = st.none() | st.integers(0, 2)
 batches = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 leases = st.sampled_from([10.0, 100.0, DAY_S])
@@ -52,6 +72,9 @@ class Held:
     ends: float
     state: Literal["reserved", "committed", "released", "expired", "refused"]
     used: int = 0
+    policy: str = ""
+    each: int = 0
+    tokens: int = 0
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -63,36 +86,49 @@ class LedgerMachine(RuleBasedStateMachine):
         self.books = Books()
         self.entries: list[Entry] = []
         self.held: dict[tuple[str, str], Held] = {}
-        self.overage: list[tuple[Account, str, int | None, int]] = []
+        self.overage: list[tuple[Account, str, int | None, int, int]] = []
+        self.shadowed: dict[Account, int] = dict.fromkeys(RUNS, 0)
         self.run_limits: dict[Account, RunLimits] = {}
         self.team_limits: dict[str, TeamLimits] = {"team": TeamLimits(), "neighbour": TeamLimits()}
         self.next_id = 0
 
     # What the model says.
 
-    def charged(self, account: Account, *, day: str = "", step: int | None = None) -> int:
-        """Sum what counts against a limit over everything known; a `day` may be cut short to a month."""
-        found = 0
+    def charged(self, account: Account, *, day: str = "", step: int | None = None) -> tuple[int, int]:
+        """Sum the rollouts and tokens that count against a limit over everything known; a `day` may be a month."""
+        found, tokens = 0, 0
         for item in self.held.values():
             if _within(item.account, account) and item.day.startswith(day) and step in {None, item.step}:
                 found += item.rollouts if item.state == "reserved" else item.used
-        for where, when, at, count in self.overage:
+                tokens += item.rollouts * item.each if item.state == "reserved" else item.tokens
+        for where, when, at, count, beyond in self.overage:
             if _within(where, account) and when.startswith(day) and step in {None, at}:
                 found += count
-        return found
+                tokens += beyond
+        return found, tokens
 
-    def room(self, account: Account, step: int | None) -> int | None:
-        """Recompute what is left under every limit."""
+    def room(self, account: Account, step: int | None, *modes: str) -> int | None:
+        """Recompute what is left in rollouts under every limit of these modes; of all without any."""
         team, day = Account(account.team, ""), day_of(self.now)
         most, own = self.team_limits[account.team], self.run_limits[account]
-        left = [
-            (most.rollouts, self.charged(team)),
-            (most.rollouts_per_day, self.charged(team, day=day)),
-            (most.rollouts_per_month, self.charged(team, day=day[:7])),
-            (own.rollouts, self.charged(account)),
-            (own.rollouts_per_step if step is not None else None, self.charged(account, step=step)),
+        of_team = [
+            (most.rollouts, most.tokens, self.charged(team)),
+            (most.rollouts_per_day, most.tokens_per_day, self.charged(team, day=day)),
+            (most.rollouts_per_month, most.tokens_per_month, self.charged(team, day=day[:7])),
         ]
-        return min((limit - used for limit, used in left if limit is not None), default=None)
+        of_run = [(own.rollouts, own.tokens, self.charged(account))]
+        if step is not None:
+            of_run.append((own.rollouts_per_step, own.tokens_per_step, self.charged(account, step=step)))
+        left = []
+        for mode, bounds in ((most.mode, of_team), (own.mode, of_run)):
+            for rollouts, tokens, (used, used_tokens) in bounds if mode in (modes or (mode,)) else []:
+                if rollouts is not None:
+                    left.append(rollouts - used)
+                if tokens is not None and own.tokens_per_rollout:
+                    left.append((tokens - used_tokens) // own.tokens_per_rollout)
+                elif tokens is not None and used_tokens >= tokens:
+                    left.append(0)
+        return min(left, default=None)
 
     def expire(self, account: Account | None) -> int:
         """Give back what is due in a run, in a team (no run named) or everywhere."""
@@ -133,23 +169,35 @@ class LedgerMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(account=accounts, sizes=batches, step=steps, lease_s=leases)
-    def reserve(self, account: Account, sizes: list[int], step: int | None, lease_s: float) -> None:
-        """G1: everything if it fits once what is due is given back, else exactly what is left."""
-        asks = [Ask(f"id{self.next_id + place}", size, step) for place, size in enumerate(sizes)]
+    @rule(account=accounts, sizes=batches, step=steps, lease_s=leases, policy=policies)
+    def reserve(self, account: Account, sizes: list[int], step: int | None, lease_s: float, policy: str) -> None:
+        """G1: everything if it fits once what is due is given back, else exactly what is left; shadow mode only counts."""
+        asks = [Ask(f"id{self.next_id + place}", size, step, policy) for place, size in enumerate(sizes)]
         self.next_id += len(asks)
         room = self.room(account, step)
         if room is not None and room < sum(sizes):
             self.expire(Account(account.team, ""))
-            room = self.room(account, step)
+        room, unseen = self.room(account, step, "enforce"), self.room(account, step, "shadow")
         taken = core.reserve(self.books, account, asks, lease_s, _first_come(sizes), now=self.now)
         self.take(taken)
         granted = sum(item.rollouts for item in taken.answer)
         assert granted == (sum(sizes) if room is None else min(sum(sizes), max(room, 0)))
+        beyond = 0 if unseen is None else granted - min(granted, max(unseen, 0))
+        assert sum(line.rollouts for line in taken.entries if line.kind == "shadow") == beyond
+        self.shadowed[account] += beyond
+        each = self.run_limits[account].tokens_per_rollout or 0
         for ask, item in zip(asks, taken.answer, strict=True):
             state: Literal["reserved", "refused"] = "reserved" if item.rollouts else "refused"
             self.held[account.team, ask.id] = Held(
-                account, ask.rollouts, item.rollouts, step, day_of(self.now), self.now + lease_s, state
+                account,
+                ask.rollouts,
+                item.rollouts,
+                step,
+                day_of(self.now),
+                self.now + lease_s,
+                state,
+                policy=policy,
+                each=each,
             )
 
     @precondition(lambda self: self.held)
@@ -185,24 +233,28 @@ class LedgerMachine(RuleBasedStateMachine):
             core.reserve(self.books, account, [ask], 10.0, _first_come([ask.rollouts]), now=self.now)
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), used=st.integers(0, 20))
-    def settle(self, data: st.DataObject, used: int) -> None:
+    @rule(data=st.data(), used=st.integers(0, 20), tokens=st.integers(0, 40))
+    def settle(self, data: st.DataObject, used: int, tokens: int) -> None:
         """G6, G8: what is held resolves once, in order; the rest goes back; what goes beyond is overage."""
         account = data.draw(accounts)
         keys = sorted(key for (team, key), item in self.held.items() if item.account == account)
         chosen = data.draw(st.lists(st.sampled_from(keys), unique=True, max_size=3)) if keys else []
-        settled = core.settle(self.books, account, [Settlement(tuple(chosen), used)], now=self.now)
-        left, released = used, 0
+        settled = core.settle(self.books, account, [Settlement(tuple(chosen), used, tokens=tokens)], now=self.now)
+        left, released, tokens_left = used, 0, tokens
         for key in chosen:
             item = self.held[account.team, key]
             if item.state == "reserved":
                 item.used = min(left, item.rollouts)
                 item.state = "committed" if item.used else "released"
                 left -= item.used
+                item.tokens = min(tokens_left, item.used * item.each)
+                tokens_left -= item.tokens
                 released += item.rollouts - item.used
-        if left:
+        if left or tokens_left:
             last = self.held[account.team, chosen[-1]].step if chosen else None
-            self.overage.append((account, day_of(self.now), last, left))
+            self.overage.append((account, day_of(self.now), last, left, tokens_left))
+        declared = any(self.held[account.team, key].each for key in chosen)
+        assert sum(line.tokens for line in settled.entries if line.kind == "overage") == tokens_left * declared
         line = settled.answer[0]
         assert (line.committed, line.released, line.overage) == (used - left, released, left)
         self.take(settled)
@@ -239,14 +291,23 @@ class LedgerMachine(RuleBasedStateMachine):
             found = core.reservation(self.books, team, key, now=self.now)
             left = max(item.ends - self.now, 0.0) if item.state == "reserved" else None
             assert found == Reservation(
-                key, item.account, item.asked, item.rollouts, item.step, item.state, item.used, left
+                key,
+                item.account,
+                item.asked,
+                item.rollouts,
+                item.step,
+                item.state,
+                item.used,
+                left,
+                item.policy,
+                item.each,
             )
 
     @invariant()
     def what_is_left_is_as_the_model_says(self) -> None:
         for account in self.run_limits:
             for step in (None, 0, 1, 2):
-                assert core.available(self.books, account, step, now=self.now) == self.room(account, step)
+                assert core.available(self.books, account, step, now=self.now) == self.room(account, step, "enforce")
 
     @invariant()
     def every_granted_rollout_is_somewhere(self) -> None:
@@ -261,6 +322,28 @@ class LedgerMachine(RuleBasedStateMachine):
             asked = sum(item.asked for item in self.held.values() if _within(item.account, account))
             assert found.granted + found.refused == asked
             assert min(found) >= 0
+            assert found.charged[:2] == self.charged(account)
+            assert found.shadow_refused == sum(n for run, n in self.shadowed.items() if _within(run, account))
+
+    @invariant()
+    def no_limit_is_passed_by_what_was_declared(self) -> None:
+        """G1 in every unit: what is charged is what was granted under the limits of its time, or was booked beyond."""
+        for item in self.held.values():
+            assert item.tokens <= item.rollouts * item.each
+
+    @invariant()
+    def policies_add_up(self) -> None:
+        for account in RUNS:
+            sums = {key: counts for key, counts in self.books.sums.items() if key.account == account}
+            for (_, policy, day), counts in sums.items():
+                booked = [item for item in self.held.values() if item.account == account and item.day == day]
+                mine = [item for item in booked if item.policy == policy]
+                assert counts.granted == sum(item.rollouts for item in mine)
+                assert counts.committed == sum(item.used for item in mine)
+                assert counts.tokens_reserved == sum(i.rollouts * i.each for i in mine if i.state == "reserved")
+            whole = self.books.count(account)
+            for name in ("granted", "overage", "tokens", "tokens_overage", "shadow_refused", "refused"):
+                assert sum(getattr(counts, name) for counts in sums.values()) == getattr(whole, name)
 
 
 def _within(account: Account, whole: Account) -> bool:
