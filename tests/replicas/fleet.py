@@ -96,7 +96,8 @@ class Spread(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
-        chosen = self._random.sample(self._fleet.ready, 2 if self._random.random() < self._twice else 1)
+        wanted = 2 if self._random.random() < self._twice else 1
+        chosen = self._random.sample(self._fleet.ready, min(wanted, len(self._fleet.ready)))
         answers = await asyncio.gather(
             *(self._send(request, body, replica) for replica in chosen), return_exceptions=True
         )
