@@ -28,7 +28,7 @@ OPEN = {"groups": [{"group_id": name, "prompt_key": "k", "prior": {"value": 0.5}
 
 @dataclass
 class Watch:
-    """The teams that each transaction wrote for or locked, and the tables; open ones by connection."""
+    """The teams that each transaction wrote for or locked; open ones by connection."""
 
     open: dict[int, set[str]] = field(default_factory=dict)
     found: list[frozenset[str]] = field(default_factory=list)
@@ -102,8 +102,8 @@ async def test_g14_no_transaction_writes_for_two_teams(any_database: str, tmp_pa
                 headers = await allocator.new_key(team, limits=TeamLimits(rollouts=50, rollouts_per_day=40))
                 await allocator.http.post("/v1/runs/next/groups/open", json=late, headers=headers)
             allocator.service.store.clock_offset_s = lambda: 10_000.0
-            async with allocator.service.database.transaction() as connection:
-                for team in TEAMS[:2]:
+            for team in TEAMS[:2]:
+                async with allocator.service.database.transaction() as connection:
                     await connection.execute(update(accounts).where(accounts.c.team == team).values(overage=77))
             await _in_the_background(allocator)
         assert set().union(*watch.found) == set(TEAMS)
