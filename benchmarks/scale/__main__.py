@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "--times", type=Path, default=times.MEASURED, help="table of service times (default: %(default)s)"
     )
     parser.add_argument("--measure", action="store_true", help="calibrate first and write that table; takes a minute")
-    parser.add_argument("--check", action="store_true", help="compare with a real replica at four loads; takes minutes")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with a real replica at three loads; takes two minutes"
+    )
     parser.add_argument("--database-url", help="PostgreSQL server for --measure and --check, on this machine")
     parser.add_argument("--scene", action="append", choices=SCENES, help="only this; may be repeated")
     parser.add_argument("--replicas", type=int, help="replicas per region, instead of as many as are needed")

@@ -25,9 +25,9 @@ GROUPS = 32
 RUNS = 8
 THINK_S = 0.2
 """Between two calls of a step."""
-SECONDS = 20.0
+SECONDS = 15.0
 """Of arrivals at each rate."""
-UTILISATION = (0.15, 0.3, 0.5, 0.7)
+UTILISATION = (0.15, 0.4, 0.6)
 """Of the replica's core by the service times alone: what arrives is chosen to bring this about."""
 HERE = Deployment(replicas=1, database_cores=1, round_trip_s=0.0001)
 """As in calibration: service and database on one machine."""

@@ -39,7 +39,7 @@ class Deployment:
     units: int = 8
     team_units: int = 4
     queue: int = 256
-    wait_s: float = 5.0
+    wait_s: float = 2.0
     lock_s: float = 2.0
     pool_s: float = 5.0
     round_trip_s: float = 0.0003
