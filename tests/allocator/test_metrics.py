@@ -49,7 +49,7 @@ async def test_rollouts_are_counted_once_by_what_became_of_them(allocator: Runni
 async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Running) -> None:
     """The auditor's findings and the teams' budgets are read by the background rounds."""
     headers = await allocator.new_key("x")
-    await allocator.http.put("/v1/admin/budgets/x", json={"rollouts": 7}, headers=allocator.admin)
+    await allocator.http.put("/v1/admin/budgets/x", json={"rollouts": 7, "tokens_per_day": 50}, headers=allocator.admin)
     await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p", "k_init": 4}, headers=headers)
     groups = {"groups": [{"group_id": "g", "prompt_key": "k"}]}
     await allocator.http.post("/v1/runs/r/groups/open", json=groups, headers=headers)
@@ -60,6 +60,9 @@ async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Run
     found = await samples(allocator)
     assert found["rollout_budget_limit_rollouts", ("x",)] == 7
     assert found["rollout_budget_in_use_rollouts", ("reserved", "x")] == 4
+    assert found["rollout_budget_limit", ("tokens_per_day", "x")] == 50
+    assert found["rollout_budget_limit_used", ("rollouts", "x")] == 4
+    assert found["rollout_budget_limit_used_ratio", ("rollouts", "x")] == 4 / 7
     assert found["rollout_budget_invariant_violations_total", ()] == 1
 
 

@@ -7,7 +7,7 @@ from itertools import repeat
 
 import pytest
 
-from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
+from rollout_budget.client import Breaker, LocalAllocator, Notice, ResilientAllocator
 from rollout_budget.errors import Conflict, InvalidInput, NotFound, RunFinished, Unauthorized, Unavailable
 from rollout_budget.wire import (
     BaselinesRequest,
@@ -18,8 +18,10 @@ from rollout_budget.wire import (
     OpenAnswer,
     OpenRequest,
     Range,
+    RunLimits,
     RunPatch,
     SuppliedPrior,
+    TeamLimits,
 )
 from tests.client.service import TEAM, Fault, House
 from tests.client.steps import SPEC, booked, closing, draw, observing, opening
@@ -36,6 +38,25 @@ async def test_a_service_that_answers_is_all_there_is() -> None:
         assert sum(group.committed for group in answer.groups) == sum(drawn.values())
     assert await house.allocator.get_run(SPEC.run_id) == await plain.get_run(SPEC.run_id)
     assert (house.allocator.fallback_total, house.allocator.degraded, house.said) == (0, False, [])
+
+
+async def test_a_limit_that_is_near_is_noticed_once() -> None:
+    """A team's limit once for all runs, a run's once for each; the answer names it every time."""
+    house = House()
+    said: list[Notice] = []
+    allocator = ResilientAllocator(house.client, notify=said.append)
+    await house.service.engine.set_team_limits(TEAM, TeamLimits(rollouts=1_000, warn_at=0.004))
+    specs = [SPEC.model_copy(update={"run_id": name, "limits": RunLimits(rollouts=5)}) for name in ("one", "two")]
+    for spec in specs:
+        await allocator.create_run(spec)
+        for name in ("a", "b"):
+            answer = await allocator.open(spec.run_id, opening(name))
+            assert [line.partition(":")[0] for line in answer.warnings] == ["team rollouts", "run rollouts"]
+    assert said == [
+        Notice("near", "team rollouts: 4 of 1000 used or held"),
+        Notice("near", "run rollouts of 'one': 4 of 5 used or held"),
+        Notice("near", "run rollouts of 'two': 4 of 5 used or held"),
+    ]
 
 
 async def test_groups_finish_within_what_they_hold() -> None:
