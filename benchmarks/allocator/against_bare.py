@@ -137,9 +137,7 @@ def _turned(everyone: Sequence[Server], seed: int) -> list[Server]:
 def _quantile(
     found: dict[tuple[str, str], list[list[float]]], name: str, call: str, quantile: int, target: str
 ) -> Figure:
-    ours, theirs = (
-        [float(np.percentile(some, quantile)) * 1e3 for some in found[one, call]] for one in (name, "bare")
-    )
+    ours, theirs = ([float(np.percentile(some, quantile)) * 1e3 for some in found[one, call]] for one in (name, "bare"))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    figure = f"{call}, one group, {'median' if quantile == 50 else f'p{quantile}'}"  # noqa: PLR2004 - the median
+    figure = f"{call}, one group, {'median' if quantile == 50 else f'p{quantile}'}"
     return Figure(figure, name, target, ratios, statistics.median(ours), statistics.median(theirs), "ms")

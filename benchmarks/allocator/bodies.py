@@ -27,7 +27,6 @@ def declare(run_id: str) -> Call:
     return Call("run", "/v1/runs", json.dumps(spec).encode())
 
 
-
 class Groups:
     """Calls about groups of one run that were never named before, in any process."""
 

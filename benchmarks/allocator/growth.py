@@ -103,22 +103,33 @@ async def _insert(connection: AsyncConnection, runs: int, holds: int) -> None:
     name = "'filled-' || (n % :runs)"
     spec = bodies.declare("filled").body.decode()
     day = "'2026-01-01'"
-    statements = [
-        "INSERT INTO runs (team, run, spec, fingerprint, reliability, finished) "
-        f"SELECT :team, 'filled-' || n, :spec, '', '{{}}', true FROM {_NUMBERS[kind].format('runs')}",
-        "INSERT INTO accounts (team, run, span, limit_rollouts, reserved, committed, overage) "
-        "SELECT :team, 'filled-' || n, 'total', 1000000000, 0, 4 * ((:holds - n + :runs - 1) / :runs), 0 "
-        f"FROM {_NUMBERS[kind].format('runs')}",
-        "INSERT INTO reservations (team, id_digest, reservation_id, run, asked, rollouts, step, day, state, used) "
-        f"SELECT :team, {_DIGEST[kind]}, 'filled/' || n, {name}, 4, 4, NULL, {day}, 'committed', 4 FROM {numbers}",
-        "INSERT INTO entries (team, run, reservation, kind, rollouts, step, day, at_s) "
-        f"SELECT :team, {name}, 'filled/' || n, k, 4, NULL, {day}, 1767225600 "
-        f"FROM {numbers} CROSS JOIN (SELECT 'reserve' AS k UNION ALL SELECT 'commit') AS kinds ORDER BY n, k DESC",
-        "UPDATE accounts SET committed = committed + 4 * :holds WHERE team = :team AND run = '' AND span = 'total'",
-    ]
-    for statement in statements:
-        used = {key: value for key, value in {**values, "spec": spec}.items() if f":{key}" in statement}
-        await connection.execute(text(_typed(statement, kind)), used)
+    mine = f"4 * ((:holds - n + :runs - 1) / :runs) FROM {_NUMBERS[kind].format('runs')}"
+    statements = {
+        # ruff: noqa: S608 - every part of these statements is ours
+        "runs (team, run, spec, fingerprint, reliability, finished)": (
+            f"SELECT :team, 'filled-' || n, :spec, '', '{{}}', true FROM {_NUMBERS[kind].format('runs')}"
+        ),
+        "accounts (limit_rollouts, team, run, span, committed)": (
+            f"SELECT 1000000000, :team, 'filled-' || n, 'total', {mine}"
+        ),
+        "usage_sums (team, run, policy, day, granted, committed)": (
+            f"SELECT :team, run, 'policy', {day}, committed, committed FROM accounts WHERE run LIKE 'filled-%'"
+        ),
+        "reservations (team, id_digest, reservation_id, run, asked, rollouts, day, state, used)": (
+            f"SELECT :team, {_DIGEST[kind]}, 'filled/' || n, {name}, 4, 4, {day}, 'committed', 4 FROM {numbers}"
+        ),
+        "entries (team, run, reservation, kind, rollouts, day, at_s, policy, extra)": (
+            f"SELECT :team, {name}, 'filled/' || n, k, 4, {day}, 1767225600, 'policy', false FROM {numbers} "
+            "CROSS JOIN (SELECT 'reserve' AS k UNION ALL SELECT 'commit') AS kinds ORDER BY n, k DESC"
+        ),
+    }
+    lines = [f"INSERT INTO {where} {select}" for where, select in statements.items()]
+    lines.append(
+        "UPDATE accounts SET committed = committed + 4 * :holds WHERE team = :team AND run = '' AND span = 'total'"
+    )
+    for line in lines:
+        used = {key: value for key, value in {**values, "spec": spec}.items() if f":{key}" in line}
+        await connection.execute(text(_typed(line, kind)), used)
 
 
 def _typed(statement: str, kind: str) -> str:

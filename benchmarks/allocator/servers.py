@@ -69,7 +69,17 @@ def service(name: str, url: str, folder: Path, wrap: list[str] | None = None) ->
     """
     data = folder / f"keys-{secrets.token_hex(4)}"
     port = free_port()
-    command = [*(wrap or []), sys.executable, "-m", "services.allocator", "serve", "--data", str(data), "--port", str(port)]
+    command = [
+        *(wrap or []),
+        sys.executable,
+        "-m",
+        "services.allocator",
+        "serve",
+        "--data",
+        str(data),
+        "--port",
+        str(port),
+    ]
     with _process(command, {"ROLLOUT_BUDGET_ALLOCATOR_DATABASE_URL": url}, port, "/readyz") as pid:
         yield Server(name, Target(port, (data / "team.key").read_text().strip()), pid, url)
 

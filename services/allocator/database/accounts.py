@@ -35,6 +35,7 @@ from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.database.clock import now_s
 from services.allocator.database.tables import accounts
 from services.kit.session import insert
+from services.kit.sqlite import QUICK
 
 COUNTERS = ("reserved", "committed", "overage", "tokens", "tokens_reserved", "milliseconds", "milliseconds_reserved")
 """The fields of `Counts` that limits look at, which every account row keeps."""
@@ -90,10 +91,34 @@ TAKE = (
         milliseconds_reserved=accounts.c.milliseconds_reserved + bindparam("add_milliseconds"),
     )
     .returning(*_BOUND)
+    .execution_options(**QUICK)
 )
 """The one statement that grants. Where it is lenient, limits in shadow mode refuse nothing."""
-MOVE = update(accounts).where(_THIS).values({name: accounts.c[name] + bindparam(f"add_{name}") for name in COUNTERS})
+MOVE = (
+    update(accounts)
+    .where(_THIS)
+    .values({name: accounts.c[name] + bindparam(f"add_{name}") for name in COUNTERS})
+    .execution_options(**QUICK)
+)
 """The statement that commits, gives back and books overage: no limit applies to what has happened already."""
+
+_GATE = (
+    select(accounts.c.team)
+    .where(accounts.c.team == bindparam("in_team"), accounts.c.run == literal(""), accounts.c.span == literal(TOTAL))
+    .with_for_update()
+    .subquery()
+)
+_OWN = accounts.alias("own")
+GATE = (
+    select(now_s().label("moment"), _OWN.c.tokens_each, _OWN.c.milliseconds_each)
+    .select_from(
+        _GATE.outerjoin(
+            _OWN, and_(_OWN.c.team == _GATE.c.team, _OWN.c.run == bindparam("in_run"), _OWN.c.span == literal(TOTAL))
+        )
+    )
+    .execution_options(**QUICK)
+)
+"""The lock that all writers of a team pass, and the clock once it is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +141,7 @@ class Accounts:
         Raises:
             NotFound: no such team.
         """
-        locked = select(accounts.c.team).where(_at(Scope(Account(team, ""), TOTAL))).with_for_update().subquery()
-        own = accounts.alias("own")
-        of_run = and_(own.c.team == locked.c.team, own.c.run == run, own.c.span == TOTAL)
-        query = select(now_s().label("moment"), own.c.tokens_each, own.c.milliseconds_each)
-        row = (await self._connection.execute(query.select_from(locked.outerjoin(own, of_run)))).one_or_none()
+        row = (await self._connection.execute(GATE, {"in_team": team, "in_run": run})).one_or_none()
         if row is None:
             raise NotFound(f"no account of team {team!r}")
         return Gate(float(row.moment), Amounts(1, row.tokens_each or 0, row.milliseconds_each or 0))

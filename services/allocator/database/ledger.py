@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, case, select, update
-from sqlalchemy import insert as plain_insert
+from sqlalchemy import Row, Table, and_, bindparam, case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import InvalidInput
@@ -32,7 +31,7 @@ from rollout_budget.ledger.base import (
     Settlement,
     Share,
 )
-from rollout_budget.ledger.books import Books, Counts, Entry, Hold, Scope, UsageKey, day_of, project, scopes, usage_sums
+from rollout_budget.ledger.books import Books, Counts, Entry, Hold, Scope, day_of, project, scopes, usage_sums
 from rollout_budget.ledger.limits import Bound, beyond_shadow, enforced, warnings
 from rollout_budget.ledger.maps import Map
 from rollout_budget.wire import (
@@ -52,18 +51,23 @@ from services.allocator.database.lines import row_of
 from services.allocator.database.reports import Reports, as_reservation, digest
 from services.allocator.database.tables import entries, reservations
 from services.allocator.database.tables import usage_sums as sums
-from services.kit.session import chunks, insert
+from services.kit.rows import Listed, among, change, write
 
-RESOLVE = (
+_DIGESTS = bindparam("in_digests", type_=Listed())
+NAMED = select(reservations).where(
+    reservations.c.team == bindparam("in_team"), among(reservations.c.id_digest, _DIGESTS)
+)
+_ENDS = bindparam("ends", type_=reservations.c.expires_s.type)
+RENEW = (
     update(reservations)
     .where(
         reservations.c.team == bindparam("in_team"),
-        reservations.c.id_digest == bindparam("in_digest"),
+        reservations.c.run == bindparam("in_run"),
         reservations.c.state == "reserved",
     )
-    .values(state=bindparam("to_state"), used=bindparam("to_used"))
+    .values(expires_s=case((reservations.c.expires_s > _ENDS, reservations.c.expires_s), else_=_ENDS))
 )
-"""An id resolves once: the state is in the predicate (G6, G8)."""
+RENEW_NAMED = RENEW.where(among(reservations.c.id_digest, _DIGESTS))
 
 
 class SqlLedger:
@@ -118,17 +122,12 @@ class SqlLedger:
             before = {(account.team, key): Hold(as_reservation(row, moment), row.day) for key, row in rows.items()}
             step = core.settle(Books(holds=Map(before)), account, settlements, now=moment)
             resolved = [
-                {
-                    "in_team": team,
-                    "in_digest": digest(key),
-                    "to_state": hold.reservation.state,
-                    "to_used": hold.reservation.used,
-                }
+                (hold.reservation.state, hold.reservation.used, team, digest(key))
                 for (team, key), hold in step.books.holds.items()
                 if hold is not before[team, key]
-            ]
-            if resolved:
-                await self._connection.execute(RESOLVE, resolved)
+            ]  # an id resolves once: the state is in the predicate (G6, G8)
+            keys, names = ("team", "id_digest"), ("state", "used")
+            await change(self._connection, reservations, keys, names, resolved, only=("state", "reserved"))
             await self._book(step.entries, moment)
             return step.answer
 
@@ -136,13 +135,11 @@ class SqlLedger:
         """Extend the leases of these reservations that are still held; never shorten one."""
         require_lease(lease_s)
         ends = (await self._gate(account.team)).moment + lease_s
-        of_run = and_(reservations.c.team == account.team, reservations.c.run == account.run)
-        later = case((reservations.c.expires_s > ends, reservations.c.expires_s), else_=ends)
-        renewal = update(reservations).where(of_run, reservations.c.state == "reserved").values(expires_s=later)
+        named = {"in_team": account.team, "in_run": account.run, "ends": ends}
         if ids is None:
-            return (await self._connection.execute(renewal)).rowcount
-        chosen = [renewal.where(reservations.c.id_digest.in_([digest(one) for one in some])) for some in chunks(ids)]
-        return sum([(await self._connection.execute(statement)).rowcount for statement in chosen])
+            return (await self._connection.execute(RENEW, named)).rowcount
+        named |= {"in_digests": [digest(one) for one in ids]}
+        return (await self._connection.execute(RENEW_NAMED, named)).rowcount
 
     async def expire(self, account: Account | None = None) -> int:
         """Give back what is due, in one account or in all; return how many rollouts."""
@@ -190,14 +187,10 @@ class SqlLedger:
         """Move the sums of usage by what this transaction has booked. Whoever commits the transaction calls it first."""
         changes, self._unsummed = usage_sums(Map(), self._unsummed), []
         if changes:
-            statement = insert(self._connection, sums)
-            added = {name: sums.c[name] + statement.excluded[name] for name in Counts._fields}
-            keys = list(sums.primary_key)
-            rows = [
-                _sum_row(key, changes[key])
-                for key in sorted(changes, key=lambda key: (key.account.run, key.policy, key.day))
-            ]
-            await self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), rows)
+            order = sorted(changes, key=lambda key: (key.account.run, key.policy, key.day))
+            rows = [(key.account.team, key.account.run, key.policy, key.day, *changes[key]) for key in order]
+            names = ("team", "run", "policy", "day", *Counts._fields)
+            await write(self._connection, sums, names, rows, changed=Counts._fields, adding=True)
 
     @contextmanager
     def _timed(self, operation: str) -> Iterator[None]:
@@ -250,7 +243,7 @@ class SqlLedger:
         """Store reservations and entries of what `_grant` took; the counters have moved already."""
         day = day_of(moment)
         rows = [_reservation_row(one, day, moment + lease_s if one.rollouts else None) for one in held]
-        await self._connection.execute(plain_insert(reservations), rows)
+        await self._insert(reservations, rows)
         await self._append(lines, moment)
 
     async def _expire(self, team: str, moment: float, run: str | None = None) -> int:
@@ -263,12 +256,8 @@ class SqlLedger:
         return sum(row.rollouts for row in rows)
 
     async def _rows(self, team: str, ids: Sequence[str]) -> dict[str, Row[Any]]:
-        found: dict[str, Row[Any]] = {}
-        for some in chunks(ids):
-            named = reservations.c.id_digest.in_([digest(one) for one in some])
-            query = select(reservations).where(reservations.c.team == team, named)
-            found |= {row.reservation_id: row for row in await self._connection.execute(query)}
-        return found
+        named = {"in_team": team, "in_digests": [digest(one) for one in ids]}
+        return {row.reservation_id: row for row in await self._connection.execute(NAMED, named)}
 
     async def _book(self, lines: Sequence[Entry], moment: float) -> None:
         """Append entries and move the counters by what they say."""
@@ -282,9 +271,13 @@ class SqlLedger:
 
     async def _append(self, lines: Sequence[Entry], moment: float) -> None:
         if lines:
-            await self._connection.execute(plain_insert(entries), [row_of(line, moment) for line in lines])
+            await self._insert(entries, [row_of(line, moment) for line in lines])
         self.record += lines
         self._unsummed += lines
+
+    async def _insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows that all have the same columns."""
+        await write(self._connection, table, tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 def _reservation_row(one: Reservation, day: str, expires_s: float | None) -> dict[str, Any]:
@@ -303,14 +296,4 @@ def _reservation_row(one: Reservation, day: str, expires_s: float | None) -> dic
         "policy": one.policy,
         "tokens_each": one.tokens_each,
         "milliseconds_each": one.milliseconds_each,
-    }
-
-
-def _sum_row(key: UsageKey, change: Counts) -> dict[str, Any]:
-    return {
-        "team": key.account.team,
-        "run": key.account.run,
-        "policy": key.policy,
-        "day": key.day,
-        **change._asdict(),
     }

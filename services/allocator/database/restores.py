@@ -16,7 +16,7 @@ MAX_LEASE_S = 86_400.0
 """The longest lease that a trainer may ask for."""
 
 
-def withheld(clock_offset_s: float) -> ColumnElement[bool]:
+def withheld(clock_offset_s: float | ColumnElement[float]) -> ColumnElement[bool]:
     """Say, inside a statement, whether nothing is granted now."""
     return exists().where(restores.c.no_grants_until_s > now_s() + clock_offset_s)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 
 from pydantic import TypeAdapter
-from sqlalchemy import and_, delete, func, select, true, tuple_, update
+from sqlalchemy import Double, and_, bindparam, delete, func, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.ports import Evidence, PolicyOwner
@@ -24,12 +25,32 @@ from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.restores import withheld
 from services.allocator.database.tables import groups, outbox, plans, runs
 from services.allocator.database.wall import Wall
+from services.kit.rows import Listed, among, write
 from services.kit.session import Database, chunks, insert
+from services.kit.sqlite import QUICK
 
 FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
 """A run's limits in the first release; later ones are stored where they are set, as that release refuses unknown ones."""
 _GROUP = TypeAdapter(GroupRecord)
 _PLAN = TypeAdapter(PlanRecord)
+_GROUP_COLUMNS = ("team", "run", "group_id", "attempt", "closed", "record")
+_IDS = bindparam("in_ids", type_=Listed())
+
+RUN = (
+    select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld"))
+    .where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
+    .execution_options(**QUICK)
+)
+LOCKED_RUN = RUN.with_for_update(of=runs)
+_OF_RUN = and_(groups.c.team == bindparam("in_team"), groups.c.run == bindparam("in_run"))
+GROUPS = select(groups.c.group_id, groups.c.attempt, groups.c.record).where(_OF_RUN, among(groups.c.group_id, _IDS))
+LATEST = (
+    select(groups.c.group_id, func.max(groups.c.attempt).label("attempt"))
+    .where(_OF_RUN, among(groups.c.group_id, _IDS))
+    .group_by(groups.c.group_id)
+)
+DELIVERED = delete(outbox).where(among(outbox.c.evidence_id, _IDS))
+"""Statements of the hot path are made once: to put one together takes longer than to run it."""
 _PACING = TypeAdapter(Pacing)
 
 
@@ -37,7 +58,7 @@ class SqlTransaction:
     """One open database transaction. Every method names the team: there is no way to another team's rows (G14)."""
 
     def __init__(self, connection: AsyncConnection, ledger: SqlLedger, clock_offset_s: float = 0.0) -> None:
-        self._withheld = withheld(clock_offset_s).label("withheld")
+        self._offset_s = clock_offset_s
         self._connection = connection
         self._ledger = ledger
         self.saved_runs: list[RunRecord] = []
@@ -75,8 +96,8 @@ class SqlTransaction:
     async def run(self, team: str, run_id: str, *, lock: bool = False) -> RunRecord:
         """Return a run; with `lock`, no other transaction changes it until this one ends."""
         self._locked |= lock
-        query = select(runs, self._withheld).where(runs.c.team == team, runs.c.run == run_id)
-        row = (await self._connection.execute(query.with_for_update(of=runs) if lock else query)).one_or_none()
+        named = {"in_team": team, "in_run": run_id, "offset_s": self._offset_s}
+        row = (await self._connection.execute(LOCKED_RUN if lock else RUN, named)).one_or_none()
         if row is None:
             raise NotFound(f"no run {run_id!r}")
         reliability = Reliability.from_dict(json.loads(row.reliability))
@@ -92,26 +113,20 @@ class SqlTransaction:
 
     async def groups(self, team: str, run_id: str, keys: Sequence[GroupKey]) -> dict[GroupKey, GroupRecord]:
         """Return those of the groups that exist."""
-        found: dict[GroupKey, GroupRecord] = {}
-        for some in chunks(keys):
-            wanted = tuple_(groups.c.group_id, groups.c.attempt).in_([(key.group_id, key.attempt) for key in some])
-            query = select(groups.c.record).where(groups.c.team == team, groups.c.run == run_id, wanted)
-            for text in (await self._connection.execute(query)).scalars():
-                record = _GROUP.validate_json(text)
-                found[record.key] = record
+        wanted, found = set(keys), {}
+        named = {"in_team": team, "in_run": run_id, "in_ids": list({key.group_id for key in keys})}
+        for row in await self._connection.execute(GROUPS, named):
+            key = GroupKey(row.group_id, row.attempt)
+            if key in wanted:
+                found[key] = _GROUP.validate_json(row.record)
         self._found += len(found)
         return found
 
     async def latest_groups(self, team: str, run_id: str, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
         """Return the highest attempt of each group id that exists."""
-        latest: list[GroupKey] = []
-        for some in chunks(group_ids):
-            query = (
-                select(groups.c.group_id, func.max(groups.c.attempt).label("attempt"))
-                .where(groups.c.team == team, groups.c.run == run_id, groups.c.group_id.in_(some))
-                .group_by(groups.c.group_id)
-            )
-            latest += [GroupKey(row.group_id, row.attempt) for row in await self._connection.execute(query)]
+        named = {"in_team": team, "in_run": run_id, "in_ids": list(group_ids)}
+        rows = await self._connection.execute(LATEST, named)
+        latest = [GroupKey(row.group_id, row.attempt) for row in rows]
         return {key.group_id: record for key, record in (await self.groups(team, run_id, latest)).items()}
 
     async def open_groups(self, team: str, run_id: str) -> list[GroupRecord]:
@@ -128,23 +143,11 @@ class SqlTransaction:
         if not records:
             return
         self._saved += len(records)
-        statement = insert(self._connection, groups)
-        statement = statement.on_conflict_do_update(
-            index_elements=list(groups.primary_key),
-            set_={name: statement.excluded[name] for name in ("record", "closed")},
-        )
         rows = [
-            {
-                "team": team,
-                "run": run_id,
-                "group_id": record.key.group_id,
-                "attempt": record.key.attempt,
-                "closed": record.closed is not None,
-                "record": _GROUP.dump_json(record).decode(),
-            }
+            (team, run_id, *astuple(record.key), record.closed is not None, _GROUP.dump_json(record).decode())
             for record in records
         ]
-        await self._connection.execute(statement, rows)
+        await write(self._connection, groups, _GROUP_COLUMNS, rows, changed=("closed", "record"))
 
     async def plans(self, team: str, run_id: str, plan_ids: Sequence[str]) -> dict[str, PlanRecord]:
         """Return those of the plans that are kept."""
@@ -172,11 +175,8 @@ class SqlTransaction:
         if not evidence:
             return
         self._queued += len(evidence)
-        rows = [
-            {"evidence_id": one.id, "team": one.team, "policy": one.policy, "row": one.row.model_dump_json()}
-            for one in evidence
-        ]
-        await self._connection.execute(insert(self._connection, outbox).on_conflict_do_nothing(), rows)
+        rows = [(one.id, one.team, one.policy, one.row.model_dump_json()) for one in evidence]
+        await write(self._connection, outbox, ("evidence_id", "team", "policy", "row"), rows, changed=())
 
     async def pending_evidence(self, most: int, without: Collection[PolicyOwner] = ()) -> list[Evidence]:
         """Return the oldest undelivered evidence of all owners but those `without`."""
@@ -189,8 +189,7 @@ class SqlTransaction:
 
     async def evidence_delivered(self, ids: Sequence[str]) -> None:
         """Take delivered evidence out of the outbox."""
-        for some in chunks(ids):
-            await self._connection.execute(delete(outbox).where(outbox.c.evidence_id.in_(some)))
+        await self._connection.execute(DELIVERED, {"in_ids": list(ids)})
 
 
 class SqlStore:

@@ -12,6 +12,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Path, Response
+from pydantic import BaseModel
 
 from rollout_budget.wire import (
     BaselinesAnswer,
@@ -80,37 +81,37 @@ async def plan(
     return answer
 
 
-@router.post("/runs/{run_id:segment}/groups/open", responses=_ENDED)
+@router.post("/runs/{run_id:segment}/groups/open", response_model=OpenAnswer, responses=_ENDED)
 async def open_groups(
     run_id: RunId, request: Annotated[OpenRequest, Body(openapi_examples=examples.OPEN)], key: Writer, parts: Parts
-) -> OpenAnswer:
+) -> Response:
     """Open groups: a frozen prior and a first grant each."""
     async with _timed(parts, "open"):
         answer = await parts.engine.open(key.team, run_id, request)
     if answer.degraded:
         parts.metrics.degraded.inc(len(answer.groups))
-    return answer
+    return _written(answer)
 
 
-@router.post("/runs/{run_id:segment}/groups/observe", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/groups/observe", response_model=ObserveAnswer, responses=_UNKNOWN)
 async def observe_groups(
     run_id: RunId,
     request: Annotated[ObserveRequest, Body(openapi_examples=examples.OBSERVE)],
     key: Writer,
     parts: Parts,
-) -> ObserveAnswer:
+) -> Response:
     """Send all outcomes so far; get decisions, baselines and advantages, and the next grants."""
     async with _timed(parts, "observe"):
-        return await parts.engine.observe(key.team, run_id, request)
+        return _written(await parts.engine.observe(key.team, run_id, request))
 
 
-@router.post("/runs/{run_id:segment}/groups/close", responses=_UNKNOWN)
+@router.post("/runs/{run_id:segment}/groups/close", response_model=CloseAnswer, responses=_UNKNOWN)
 async def close_groups(
     run_id: RunId, request: Annotated[CloseRequest, Body(openapi_examples=examples.CLOSE)], key: Writer, parts: Parts
-) -> CloseAnswer:
+) -> Response:
     """Commit what was used, release the rest, turn outcomes into evidence."""
     async with _timed(parts, "close"):
-        return await parts.engine.close(key.team, run_id, request)
+        return _written(await parts.engine.close(key.team, run_id, request))
 
 
 @router.post("/runs/{run_id:segment}/baselines", responses=_UNKNOWN)
@@ -138,6 +139,11 @@ async def decide(
     """Decide without a run and without a ledger; nothing is stored."""
     async with _timed(parts, "decide"):
         return await parts.engine.decide(request)
+
+
+def _written(answer: BaseModel) -> Response:
+    """Return a large answer as it goes out: it is valid already, so the framework need not check it once more."""
+    return Response(answer.__pydantic_serializer__.to_json(answer), media_type="application/json")
 
 
 @asynccontextmanager
