@@ -32,13 +32,13 @@ def early_expiry() -> AbstractContextManager[object]:
 
 def over_limit() -> AbstractContextManager[object]:
     """One rollout more is granted than is left (G1)."""
-    right = core.available
+    right = core.enforced
 
     def wrong(*args: Any, **named: Any) -> int | None:
         left = right(*args, **named)
         return None if left is None else left + 1
 
-    return mock.patch.object(core, "available", wrong)
+    return mock.patch.object(core, "enforced", wrong)
 
 
 def new_id_per_attempt() -> AbstractContextManager[object]:
