@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import os
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -211,6 +214,37 @@ async def test_g09_a_crash_between_file_and_database_loses_nothing(
         assert await world.live() == count
         await world.carry_out()
         assert file.read_bytes() == written
+        assert await world.sums() == before
+        assert await world.archive.verify() == []
+
+
+async def test_g09_a_killed_archive_loses_nothing(any_database: str, tmp_path: Path) -> None:
+    """SIGKILL of the real command after its first files: all entries are in one place or the other, and a rerun ends it."""
+    async with opened(any_database, tmp_path) as world:
+        world.days = -30
+        await some_days(world, 25)
+        world.days = 0
+        async with world.store.transaction() as transaction:
+            await transaction.ledger.expire()
+        before, count = await world.sums(), await world.live()
+        command = [sys.executable, "-u", "-m", "services.allocator", "archive", "--to", str(world.folder)]
+        environment = {**os.environ, "ROLLOUT_BUDGET_ALLOCATOR_DATABASE_URL": any_database}
+        process = await asyncio.create_subprocess_exec(
+            *command, "--before", world.today.isoformat(), env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        for _ in range(4):
+            assert await process.stdout.readline()
+        process.kill()
+        await process.wait()
+        async with world.database.snapshot() as connection:
+            gone = int(await connection.scalar(select(func.sum(archives.c.rows))) or 0)
+        assert 0 < gone < count
+        assert await world.live() == count - gone
+        assert await world.sums() == before
+        assert await world.archive.verify() == []
+        await world.carry_out()
+        assert await world.live() == 1
         assert await world.sums() == before
         assert await world.archive.verify() == []
 
