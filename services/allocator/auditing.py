@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rollout_budget.errors import Unavailable
 from rollout_budget.ledger.base import Discrepancy
 from services.allocator.database import balances
 from services.allocator.database.audit import audit, differences
@@ -40,16 +41,24 @@ class Auditor:
         async with self._database.snapshot() as connection:
             newest = await balances.newest(connection)
             teams = await balances.active(connection, self._seen)
-        for team in teams:
-            async with self._database.transaction() as connection:
-                await balances.fold(connection, team)
+        folded = [await self._fold(team) for team in teams]
         async with self._database.snapshot() as connection:
             suspects = await differences(connection, None, full=full, floor=self._seen)
         found: list[Discrepancy] = []
         for team in sorted({team for team, _, _ in suspects}):
             async with self._database.transaction() as connection:
                 found += await audit(connection, team, full=full)
-        self._seen = newest
+        if all(folded):
+            self._seen = newest
         if full:
             self._full_at = self._clock() + FULL_EVERY_S
         return found
+
+    async def _fold(self, team: str) -> bool:
+        """Fold one team's entries; say whether its row was to be had in time. A busy team waits for the next round."""
+        try:
+            async with self._database.transaction() as connection:
+                await balances.fold(connection, team)
+        except Unavailable:
+            return False
+        return True

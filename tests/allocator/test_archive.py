@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
-from rollout_budget.errors import Conflict, InvalidInput
+from rollout_budget.errors import Conflict, InvalidInput, Unavailable
 from rollout_budget.ledger.base import Account, Ask, Settlement
 from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.__main__ import main
@@ -26,8 +26,9 @@ from services.allocator.auditing import Auditor
 from services.allocator.database import archive as module
 from services.allocator.database.archive import Archive, Part, prune
 from services.allocator.database.audit import differences
+from services.allocator.database.balances import fold
 from services.allocator.database.store import SqlStore
-from services.allocator.database.tables import accounts, archived_sums, archives, balances, entries
+from services.allocator.database.tables import accounts, archived_sums, archives, balances, checkpoints, entries
 from services.kit.database import connect
 from services.kit.session import Database
 from tests.allocator.databases import fresh_sqlite
@@ -341,6 +342,33 @@ async def test_g02_a_quick_round_finds_what_a_full_one_does(any_database: str, t
             await connection.execute(everywhere.values(refused=balances.c.refused + 1))
         now = 2 * DAY_S
         assert any(one.counter.startswith("balance of") for one in await auditor.round())
+
+
+async def test_g12_a_round_passes_over_a_team_whose_row_is_busy(
+    any_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entries are compared all the same, nothing is taken for wrong, and the next round folds them."""
+    async with opened(any_database, tmp_path) as world:
+        auditor = Auditor(world.database)
+        await auditor.round()
+        await some_days(world, 1)
+        real = fold
+
+        async def busy(connection: Any, team: str) -> int:
+            if team == "a":
+                raise Unavailable("the row is held")
+            return await real(connection, team)
+
+        async def reached() -> set[str]:
+            async with world.database.snapshot() as connection:
+                return set((await connection.execute(select(checkpoints.c.team))).scalars())
+
+        monkeypatch.setattr("services.allocator.database.balances.fold", busy)
+        assert await auditor.round() == []
+        assert await reached() == {"b"}
+        monkeypatch.undo()
+        assert await auditor.round() == []
+        assert await reached() == {"a", "b"}
 
 
 async def test_g05_what_is_forgotten_takes_no_effect_again(any_database: str, tmp_path: Path) -> None:
