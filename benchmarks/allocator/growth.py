@@ -50,9 +50,10 @@ def memory(options: Options) -> list[Figure]:
 
 def _growth(options: Options, database: Kind) -> list[Figure]:
     found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    large_size = QUICK if options.quick else LARGE
     with ExitStack() as stack:
         pair = []
-        for name, (runs, rows) in (("small", SMALL), ("large", QUICK if options.quick else LARGE)):
+        for name, (runs, rows) in (("small", SMALL), ("large", large_size)):
             url = servers.database_url(database, options.folder, options.postgres)
             server = stack.enter_context(servers.service(name, url, options.folder))
             asyncio.run(fill(url, runs, rows))
@@ -65,7 +66,7 @@ def _growth(options: Options, database: Kind) -> list[Figure]:
                     found[server.name, call].append(float(np.median(latencies)) * 1e3)
     return [
         Figure(
-            f"{call}, one group, median: 1,000 runs and 10^6 ledger rows against 1 and 10^3",
+            f"{call}, one group, median: {large_size[0]:,} runs and {large_size[1]:,} ledger rows against 1 and 1,000",
             database,
             "<= 1.20",
             [large / small for large, small in zip(found["large", call], found["small", call], strict=True)],
@@ -114,6 +115,9 @@ async def _insert(connection: AsyncConnection, runs: int, holds: int) -> None:
         ),
         "usage_sums (team, run, policy, day, granted, committed)": (
             f"SELECT :team, run, 'policy', {day}, committed, committed FROM accounts WHERE run LIKE 'filled-%'"
+        ),
+        "accounts (team, run, span, committed)": (
+            "SELECT :team, '', span, 4 * :holds FROM (SELECT 'day:2026-01-01' AS span UNION ALL SELECT 'month:2026-01') AS s"
         ),
         "reservations (team, id_digest, reservation_id, run, asked, rollouts, day, state, used)": (
             f"SELECT :team, {_DIGEST[kind]}, 'filled/' || n, {name}, 4, 4, {day}, 'committed', 4 FROM {numbers}"
