@@ -151,6 +151,17 @@ async def test_a_due_lease_can_still_be_renewed(store: Store, world: World) -> N
         assert await ledger.expire(RUN) == 0
 
 
+async def test_g11_a_lease_is_of_the_ledgers_own_clock(store: Store, world: World) -> None:
+    """A day after this process's clock: what is held for ten seconds is held, for ten seconds and no longer."""
+    await set_up(store, RunLimits(rollouts=4))
+    world.clock.advance(DAY_S)
+    await reserve(store, Ask("a", 4), lease_s=10.0)
+    assert await grants(store, Ask("b", 4)) == [0]
+    assert await state(store, "a") == "reserved"
+    world.clock.advance(11.0)
+    assert await grants(store, Ask("c", 4)) == [4]
+
+
 async def test_g08_expiry_before_settlement_makes_it_overage(store: Store, world: World) -> None:
     """Of an expiry and a commit the first wins, and the other sees it."""
     await set_up(store)
