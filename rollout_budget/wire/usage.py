@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, computed_field
+from pydantic import BeforeValidator, Field, computed_field
 
 from rollout_budget.wire.common import Identifier, NonNegative, Request, Wire
 from rollout_budget.wire.counts import RolloutCounts
 
 MAX_USAGE_ROWS = 10_000
 """Rows of one page: some 5 MB of JSON."""
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 EntryKind = Literal["reserve", "commit", "release", "expire", "refuse", "overage", "close", "shadow"]
 
 Dimension = Literal["team", "run", "policy", "day"]
+
+
+def _written_as_a_day(value: object) -> object:
+    """Let through days alone: left to itself the type takes times and seconds since 1970 as well."""
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise ValueError("a day is written like 2026-11-01")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_written_as_a_day)]
 
 
 class UsageQuery(Request):
@@ -22,8 +34,8 @@ class UsageQuery(Request):
 
     run: Identifier | None = Field(default=None, description="This run alone.")
     policy: Identifier | None = Field(default=None, description="This policy alone.")
-    since: date | None = Field(default=None, description="First day, as `2026-11-01`.")
-    until: date | None = Field(default=None, description="Last day.")
+    since: Day | None = Field(default=None, description="First day, as `2026-11-01`.")
+    until: Day | None = Field(default=None, description="Last day.")
     after: Annotated[str, Field(max_length=4_000)] | None = Field(
         default=None, description="`next` of the page before."
     )

@@ -108,8 +108,31 @@ async def test_usage_as_json_and_as_csv(allocator: Running) -> None:
         assert [(line["run"], line["day"], line["granted"]) for line in lines] == [
             (row["run"], row["day"], "2") for row in rows
         ]
-    for wrong in ("", "team,team", "prompt"):
-        assert (await get(allocator, f"usage?by={wrong}")).status_code == 422
+    for wrong in (
+        "by=",
+        "by=team,team",
+        "by=prompt",
+        "since=0",
+        "since=2026-11-01T00:00:00",
+        "limit=0",
+        "after=?",
+        "of=x",
+    ):
+        assert (await get(allocator, f"usage?{wrong}")).status_code == 422
+
+
+async def test_usage_has_pages_that_lead_to_each_other(allocator: Running) -> None:
+    """The `Link` of a page, JSON or CSV, is the next one with the same question."""
+    for run_id in ("b", "a", "c"):
+        await post(allocator, "runs", {**RUN, "run_id": run_id})
+        await post(allocator, f"runs/{run_id}/groups/open", {"groups": [{"group_id": "g", "prompt_key": "k"}]})
+    found: list[str] = []
+    target = "/v1/usage?by=run&limit=2&format=csv"
+    while target:
+        page = await allocator.http.get(target, headers=allocator.team)
+        found += [line["run"] for line in csv.DictReader(io.StringIO(page.text))]
+        target = page.links["next"]["url"] if "next" in page.links else ""
+    assert found == ["a", "b", "c"]
 
 
 async def test_teams_limits_and_keys_are_the_admins(allocator: Running) -> None:
