@@ -17,6 +17,7 @@ from services.allocator.database.directory import Directory
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.store import SqlStore, SqlTransaction
 from services.allocator.database.wall import Wall
+from services.allocator.delivery import turn
 from services.allocator.identity import SERVICE, Identity
 from services.allocator.metrics import MAX_RUNS, Metrics
 from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
@@ -54,7 +55,7 @@ class Service:
             compute = Thread()
             stack.callback(compute.close)
             self.engine = Engine(self.store, priors, compute)
-            self.delivery = Worker("evidence", self.engine.deliver_evidence, self.settings.deliver_every_s)
+            self.delivery = Worker("evidence", self.deliver, self.settings.deliver_every_s)
             workers = [
                 self.delivery,
                 Worker("audit", self.audit, self.settings.audit_every_s),
@@ -84,6 +85,11 @@ class Service:
         found = await self._auditor.round()
         self.metrics.violations.inc(len(found))
         return len(found)
+
+    async def deliver(self) -> int:
+        """Carry waiting evidence to the prior source; return how many rows went, 0 while another process does it."""
+        async with turn(self.database.engine) as ours:
+            return await self.engine.deliver_evidence() if ours else 0
 
     async def _open(self) -> None:
         settings = self.settings
