@@ -20,6 +20,10 @@ soak: ## every harness for 24 minutes: simulation, state machine, killed process
 	@scripts/setup
 	@$(PY) -m tests.soak --minutes $(or $(MINUTES),24) $(if $(ONLY),--only $(ONLY))
 
+mutations: ## take each guarantee's mechanism out and see its tests fail; writes the table of docs/guarantees.md
+	@scripts/setup
+	@$(PY) -m tests.mutations --write
+
 lint: ## style, types, generated files
 	@scripts/setup
 	@.venv/bin/ruff check .
@@ -31,7 +35,9 @@ openapi: ## write docs/api/*.json anew from the services
 	@$(PY) -m services.allocator openapi > docs/api/allocator.json
 	@$(PY) -m services.prior_api openapi > docs/api/prior.json
 
-bench: ## estimators, decisions, plans and prior on DATA=path/to/outcomes
+bench: ## allocator; estimators, decisions, plans, budgets and prior on DATA=path/to/outcomes
+	@$(PY) -m benchmarks.allocator
+	@$(PY) -m benchmarks.budgets --data $(DATA)
 	@$(PY) -m benchmarks.decisions
 	@$(PY) -m benchmarks.estimators --data $(DATA)
 	@$(PY) -m benchmarks.planning --data $(DATA)
@@ -40,4 +46,4 @@ bench: ## estimators, decisions, plans and prior on DATA=path/to/outcomes
 clean: ## remove what the targets above made, environments included
 	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak lint openapi bench clean
+.PHONY: help setup demo test soak mutations lint openapi bench clean
