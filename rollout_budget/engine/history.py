@@ -1,6 +1,7 @@
 """Priors without a service: what a prompt's own past says, and the running mean where it has none.
 
-Owns the evidence of this process; nothing is stored. Evidence fades with the distance between policy versions and does
+Owns the model, and the evidence of one process that stores nothing (the allocator service keeps the same sums in its
+database). Evidence fades with the distance between policy versions and does
 not depend on the order in which it came. The prior service offers the same among its controls, and better models.
 """
 
@@ -86,6 +87,40 @@ HEADS: Mapping[PriorModel, tuple[PriorModel, Callable[[tuple[float, float], floa
 """What answers for a model asked for: there is no head that learns from texts without the prior service."""
 
 
+def predicted(
+    version: int,
+    prompts: Sequence[Prompt],
+    model: PriorModel,
+    tallies: Mapping[str, Tally],
+    *,
+    everything: Tally,
+    model_version: str,
+) -> ValuesAnswer:
+    """Return a value per prompt.
+
+    Args:
+        version: of the policy that the values are for.
+        prompts: whose; one without a tally has no past.
+        model: what was asked for; the answer names what answered.
+        tallies: the outcomes of each prompt, by its key.
+        everything: those of all prompts of the policy.
+        model_version: where the tallies are kept.
+    """
+    successes, trials = everything.at(version)
+    mean = (successes + 0.5 * MEAN_STRENGTH) / (trials + MEAN_STRENGTH)
+    name, head = HEADS[model]
+    own = [tallies.get(prompt.key, Tally()) for prompt in prompts]
+    return ValuesAnswer(
+        values=[
+            head(tally.at(version), mean).value(prompt.key, tally.rows)
+            for prompt, tally in zip(prompts, own, strict=True)
+        ],
+        model=name,
+        model_version=model_version,
+        evidence_version=everything.rows,
+    )
+
+
 class HistoryPrior:
     """Obeys `PriorSource`, in process and without ever waiting."""
 
@@ -98,20 +133,10 @@ class HistoryPrior:
         self, team: str, policy: str, version: int, prompts: Sequence[Prompt], model: PriorModel
     ) -> ValuesAnswer:
         """See `PriorSource`."""
+        keys = [prompt.key for prompt in prompts]
+        found = {key: self._prompts.get((team, policy, key), Tally()) for key in keys}
         everything = self._policies[team, policy]
-        successes, trials = everything.at(version)
-        mean = (successes + 0.5 * MEAN_STRENGTH) / (trials + MEAN_STRENGTH)
-        name, head = HEADS[model]
-        tallies = [self._prompts.get((team, policy, prompt.key), Tally()) for prompt in prompts]
-        return ValuesAnswer(
-            values=[
-                head(tally.at(version), mean).value(prompt.key, tally.rows)
-                for prompt, tally in zip(prompts, tallies, strict=True)
-            ],
-            model=name,
-            model_version="in-process",
-            evidence_version=everything.rows,
-        )
+        return predicted(version, prompts, model, found, everything=everything, model_version="in-process")
 
     async def add_evidence(self, team: str, policy: str, rows: Sequence[EvidenceRow]) -> None:
         """See `PriorSource`."""

@@ -46,7 +46,10 @@ Stopping = Literal[
     "knapsack",
 ]
 PriorModel = Literal["gp", "tabpfn", "tabicl", "constant", "running_mean", "history"]
-PriorSourceName = Literal["prior_service", "caller", "running_mean"]
+_SOURCE = (
+    "`prior_service`: the allocator's source, the prior service or, where there is none, the prompts' own history."
+)
+PriorSourceName = Annotated[Literal["prior_service", "caller", "running_mean"], Field(description=_SOURCE)]
 Reason = Literal[
     "worth_above_price",
     "worth_below_price",

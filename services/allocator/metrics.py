@@ -100,6 +100,7 @@ class Metrics:
     def committed(self, transaction: SqlTransaction) -> None:
         """Count what a transaction did, now that it has committed."""
         self.replays.inc(transaction.replays)
+        self.degraded.inc(transaction.opened_degraded)
         for operation, seconds in transaction.ledger.timings:
             self._ledger.labels(operation).observe(seconds)
         for entry in transaction.ledger.record:

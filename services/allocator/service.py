@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from rollout_budget.client import PriorClient, Retries
-from rollout_budget.engine import Engine, HistoryPrior
+from rollout_budget.engine import Engine
 from rollout_budget.engine.ports import PriorSource
 from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auditing import Auditor
 from services.allocator.auth import Door
 from services.allocator.database import migrate
 from services.allocator.database.directory import Directory
+from services.allocator.database.histories import SqlHistories
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.store import SqlStore, SqlTransaction
 from services.allocator.database.wall import Wall
@@ -110,7 +111,7 @@ class Service:
     async def _priors(self, stack: AsyncExitStack) -> PriorSource:
         settings = self.settings
         if settings.prior_url is None or settings.prior_key is None:
-            return HistoryPrior()
+            return SqlHistories(self.store)
         key, deadline_s = settings.prior_key.get_secret_value(), settings.prior_deadline_s
         timeout = max(deadline_s, EVIDENCE_DEADLINE_S)  # the deadline of each kind of call ends it earlier
         client = PriorClient(settings.prior_url, key, timeout=timeout, retries=Retries(attempts=1))

@@ -39,7 +39,7 @@ class Settings(AdmittingSettings):
     """Bearer token of the admin routes."""
 
     prior_url: str | None = None
-    """The prior service; without it, priors come from the run's own history in this process."""
+    """The prior service; without it, priors come from the prompts' own history, in the database."""
 
     prior_key: SecretStr | None = None
     prior_deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0

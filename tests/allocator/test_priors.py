@@ -286,6 +286,11 @@ async def test_a_run_goes_on_degraded_while_the_prior_service_is_away(fake: Fake
         assert await allocator.service.engine.deliver_evidence() == 0
         assert (await allocator.rows())["outbox"] == 1
         assert "rollout_budget_degraded_groups_total 1.0" in (await allocator.http.get("/metrics")).text
+        again = {"groups": [{"group_id": one, "prompt_key": "k"} for one in ("b", "c")]}  # one of them was opened
+        for _ in range(2):
+            answer = await allocator.http.post("/v1/runs/r/groups/open", json=again, headers=allocator.team)
+            assert answer.json()["degraded"]
+        assert "rollout_budget_degraded_groups_total 2.0" in (await allocator.http.get("/metrics")).text
         now, fake.answer = 1000.0, well
         assert await allocator.service.engine.deliver_evidence() == 1
         assert (await allocator.rows())["outbox"] == 0

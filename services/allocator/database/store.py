@@ -63,7 +63,8 @@ class SqlTransaction:
         self._ledger = ledger
         self.saved_runs: list[RunRecord] = []
         self._locked = False
-        self._found = 0
+        self._found: list[GroupKey] = []
+        self._degraded: list[GroupKey] = []
         self._saved = 0
         self._queued = 0
 
@@ -85,7 +86,12 @@ class SqlTransaction:
     @property
     def replays(self) -> int:
         """Groups that a writing request named and left as they were: it was answered from what was stored."""
-        return max(0, self._found - self._saved) if self._locked else 0
+        return max(0, len(self._found) - self._saved) if self._locked else 0
+
+    @property
+    def opened_degraded(self) -> int:
+        """Groups opened for the first time, without the prior source's full answer."""
+        return len(set(self._degraded).difference(self._found)) if self._degraded else 0
 
     async def add_run(self, record: RunRecord) -> RunRecord:
         """Store a new run, or return the one that has this id already."""
@@ -119,7 +125,7 @@ class SqlTransaction:
             key = GroupKey(row.group_id, row.attempt)
             if key in wanted:
                 found[key] = _GROUP.validate_json(row.record)
-        self._found += len(found)
+        self._found += found
         return found
 
     async def latest_groups(self, team: str, run_id: str, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
@@ -143,6 +149,7 @@ class SqlTransaction:
         if not records:
             return
         self._saved += len(records)
+        self._degraded += [record.key for record in records if record.degraded and record.closed is None]
         rows = [
             (team, run_id, *astuple(record.key), record.closed is not None, _GROUP.dump_json(record).decode())
             for record in records
@@ -228,6 +235,13 @@ class SqlStore:
             yield transaction
             await transaction.ledger.flush()
         self._committed(transaction)
+
+    @asynccontextmanager
+    async def reading(self, team: str) -> AsyncIterator[AsyncConnection]:
+        """Enter a transaction that only reads, and of this team alone, as `transaction`; it waits for no writer."""
+        async with self._database.snapshot() as connection:
+            await self._wall.enter(connection, team)
+            yield connection
 
 
 def _run_columns(record: RunRecord) -> dict[str, object]:

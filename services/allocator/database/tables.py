@@ -278,6 +278,23 @@ restores = Table(
     Column("no_grants_until_s", Double, nullable=False),
 )
 
+ALL_PROMPTS = ""
+"""Key of the sums over all prompts of a policy: no prompt has it."""
+ALL_VERSIONS = -1
+"""Version of the sums over all versions: no policy has it."""
+
+histories = Table(
+    "histories",
+    metadata,
+    Column("team", String(ID), primary_key=True),
+    Column("policy", String(ID), primary_key=True),
+    Column("prompt_key", String(ID), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("successes", Double, nullable=False),
+    Column("trials", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+)
+
 outbox = Table(
     "outbox",
     metadata,

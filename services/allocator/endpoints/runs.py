@@ -88,8 +88,6 @@ async def open_groups(
     """Open groups: a frozen prior and a first grant each."""
     async with _timed(parts, "open"):
         answer = await parts.engine.open(key.team, run_id, request)
-    if answer.degraded:
-        parts.metrics.degraded.inc(len(answer.groups))
     return _written(answer)
 
 
