@@ -62,7 +62,12 @@ def _serve(_options: argparse.Namespace) -> int:
         sys.stderr.write(f"services.prior_api: {error}\n")
         return 2
     key_files = [settings.key_file] if embedded else []
-    serve.run(app, host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
+    try:
+        with database.alone(settings.database):
+            serve.run(app, host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)
+    except OSError as error:
+        sys.stderr.write(f"services.prior_api: {error}\n")
+        return 2
     return 0
 
 

@@ -74,6 +74,33 @@ def test_g09_acknowledged_evidence_survives_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.services
+def test_a_second_process_on_a_sqlite_file_is_refused(tmp_path: Path) -> None:
+    """One line and exit code 2, while the first goes on; after `kill -9` of the first, the file serves again."""
+    settings = {"ROLLOUT_BUDGET_PRIOR_DATA": str(tmp_path), "ROLLOUT_BUDGET_PRIOR_PORT": "0"}
+    command = [sys.executable, "-m", "services.prior_api", "serve"]
+    with running(tmp_path) as (first, client):
+        other = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert other.returncode == 2
+        assert other.stderr.splitlines()[-1] == (
+            f"services.prior_api: another process serves from {tmp_path / 'prior.db'}: "
+            "a SQLite file is for one; several take PostgreSQL"
+        )
+        assert client.post("/v1/policies/m/evidence", json={"rows": ROWS[:1]}).json()["stored"] == 1
+        first.kill()
+        first.wait()
+    with running(tmp_path) as (again, _):
+        assert again.poll() is None
+
+
+@pytest.mark.services
 def test_production_does_not_start_without_keys(tmp_path: Path) -> None:
     """The process ends with the reason, and leaves no key behind."""
     settings = {"ROLLOUT_BUDGET_PRIOR_MODE": "production", "ROLLOUT_BUDGET_PRIOR_DATA": str(tmp_path)}
