@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rollout_budget.wire import Estimator, PriorModel, Stopping
+from rollout_budget.wire.pacing import require_priced
 from trainer.errors import ConfigError
 
 DEFAULTS_FILE = Path(__file__).with_name("defaults.toml")
@@ -139,6 +140,7 @@ class AllocatorSection(Section):
     estimator: Estimator = "empirical_bayes"
     stopping: Stopping = "posterior_variance"
     price: NonNegativeFloat = 0.015625
+    pacing_steps: PositiveInt | None = None
     k_init: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 2
     k_max: Annotated[int, Field(ge=1, le=1024)] = 16
     advantage_samples: Literal["all", "first_wave"] = "all"
@@ -149,6 +151,15 @@ class AllocatorSection(Section):
     def _fits(self) -> AllocatorSection:
         if isinstance(self.k_init, int) and self.k_init > self.k_max:
             raise ValueError(f"k_init ({self.k_init}) must not exceed k_max ({self.k_max})")
+        return self
+
+    @model_validator(mode="after")
+    def _one_price(self) -> AllocatorSection:
+        if self.pacing_steps is None:
+            return self
+        require_priced(self.stopping)
+        if self.price != type(self).model_fields["price"].default:
+            raise ValueError("price and pacing_steps both set the price; leave one of them out")
         return self
 
 
@@ -236,6 +247,18 @@ class Config(Section):
     weights: WeightsSection = WeightsSection()
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
+
+    @model_validator(mode="after")
+    def _paced(self) -> Config:
+        if self.allocator.pacing_steps is None:
+            return self
+        if self.run.rollouts is None:
+            raise ValueError("allocator.pacing_steps spreads run.rollouts over these steps; set run.rollouts")
+        if self.rollouts.prompts_per_step is None:
+            raise ValueError(
+                "allocator.pacing_steps needs rollouts.prompts_per_step: else a step takes more prompts as groups shrink"
+            )
+        return self
 
     @property
     def method(self) -> str:

@@ -155,7 +155,9 @@ class Training:
         self._tell(Started(self.directory, self.config.method, self.progress.step, self.progress.rollouts))
         self._book(noted_drawn(self.directory))
         before = self.progress.rollouts if self.config.allocator.url is None else 0
-        declared = await declare(self._parts.allocator, self.config, self.directory, used=before)
+        declared = await declare(
+            self._parts.allocator, self.config, self.directory, used=before, done=self.progress.step
+        )
         self._book(before + declared.usage.committed + declared.usage.overage)
         if declared.status == "finished" and not self._is_over():
             raise ConfigError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rollout_budget.client.base import Allocator
 from rollout_budget.errors import Unauthorized
-from rollout_budget.wire import Run, RunLimits, RunPatch, RunSpec
+from rollout_budget.wire import PacingSettings, Run, RunLimits, RunPatch, RunSpec
 from trainer.config import Config, Section
 from trainer.errors import ConfigError
 from trainer.metrics import CONFIG_FILE, read_config
@@ -77,7 +77,8 @@ def run_spec(config: Config, directory: Path) -> RunSpec:
         policy=directory.name,
         estimator=settings.estimator,
         stopping=settings.stopping,
-        price=settings.price,
+        price=settings.price if settings.pacing_steps is None else None,
+        pacing=None if settings.pacing_steps is None else PacingSettings(steps=settings.pacing_steps),
         k_init=settings.k_init,
         k_max=settings.k_max,
         advantage_samples=settings.advantage_samples,
@@ -87,7 +88,7 @@ def run_spec(config: Config, directory: Path) -> RunSpec:
     )
 
 
-async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int) -> Run:
+async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int, done: int) -> Run:
     """Tell the allocator of the run, and return what it knows of it.
 
     A service is told on every attempt what it was told on the first, then what changed.
@@ -97,15 +98,14 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
         config: the settings.
         directory: the run's folder.
         used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
+        done: steps of earlier attempts; it knows nothing of these either, and paces over the rest.
 
     Raises:
         ConfigError: the service does not accept the key.
     """
     spec = run_spec(config, directory)
     if config.allocator.url is None:
-        limit = spec.limits.rollouts
-        left = spec.limits if limit is None else RunLimits(rollouts=max(0, limit - used))
-        return await allocator.create_run(spec.model_copy(update={"limits": left}))
+        return await allocator.create_run(_rest(spec, used, done))
     path = directory / DECLARED_FILE
     first = RunSpec.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else spec
     write_atomically(path, first.model_dump_json(indent=1))
@@ -116,6 +116,14 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
     if spec.limits != run.spec.limits:
         return await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
     return run
+
+
+def _rest(spec: RunSpec, used: int, done: int) -> RunSpec:
+    """Return the run without the rollouts and the steps of earlier attempts."""
+    limit, pacing = spec.limits.rollouts, spec.pacing
+    left = spec.limits if limit is None else RunLimits(rollouts=max(0, limit - used))
+    paced = None if pacing is None else PacingSettings(steps=max(1, pacing.steps - done))
+    return spec.model_copy(update={"limits": left, "pacing": paced})
 
 
 def write_atomically(path: Path, text: str) -> None:

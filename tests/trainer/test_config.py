@@ -75,6 +75,8 @@ def test_overrides_win_over_the_file_and_read_as_toml(tmp_path: Path) -> None:
         ("learner.lr", "write section.field=value"),
         ("run.seed.x=1", "run.seed = {'x': 1}: input should be a valid integer; the default is 0"),
         ("run.rollouts=0", "run.rollouts = 0: input should be greater than or equal to 1; the default is 20000"),
+        ("allocator.pacing_steps=0", "allocator.pacing_steps = 0: input should be greater than or equal to 1"),
+        ("allocator.pacing_steps=9", "allocator.pacing_steps needs rollouts.prompts_per_step"),
         ("policy.demo.kv_heads=3", "heads (4) must be a multiple of kv_heads (3)"),
     ],
 )
@@ -90,6 +92,26 @@ def test_a_run_without_an_end_is_refused() -> None:
     """Neither steps nor rollouts: said so."""
     with pytest.raises(ConfigError, match="a run needs an end"):
         parse({"run": {"rollouts": None}})
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"price": 0.1}, "^allocator: price and pacing_steps both set the price; leave one of them out$"),
+        ({"stopping": "fixed"}, "^allocator: pacing sets a price, .* use one of posterior_variance, osla$"),
+    ],
+)
+def test_pacing_goes_with_no_price_by_hand_and_a_rule_that_has_one(other: dict[str, object], told: str) -> None:
+    """The message says what to leave out or to take instead."""
+    with pytest.raises(ConfigError, match=told):
+        parse({"allocator": {"pacing_steps": 9, **other}, "rollouts": {"prompts_per_step": 4}})
+
+
+def test_pacing_without_a_budget_is_refused() -> None:
+    """There is nothing to spread."""
+    run = {"rollouts": None, "steps": 9}
+    with pytest.raises(ConfigError, match=r"set run\.rollouts$"):
+        parse({"run": run, "allocator": {"pacing_steps": 9}, "rollouts": {"prompts_per_step": 4}})
 
 
 def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from rollout_budget.client import LocalAllocator, Notice, ResilientAllocator
 from rollout_budget.errors import Unauthorized
-from rollout_budget.wire import Run, RunSpec
+from rollout_budget.wire import PacingSettings, Run, RunSpec
 from trainer.config import load
 from trainer.errors import ConfigError
-from trainer.runs import declare
+from trainer.runs import declare, run_spec
 
 
 class _Closed(LocalAllocator):
@@ -25,5 +25,24 @@ async def test_a_wrong_key_is_told_with_its_file(tmp_path: Path) -> None:
     config = load(None, ["allocator.url=http://allocator.test", "allocator.key_file=my.key"])
     (tmp_path / "run").mkdir()
     with pytest.raises(ConfigError, match=r"^allocator\.key_file = 'my\.key': unknown key for run$"):
-        await declare(ResilientAllocator(_Closed(), notify=said.append), config, tmp_path / "run", used=0)
+        await declare(ResilientAllocator(_Closed(), notify=said.append), config, tmp_path / "run", used=0, done=0)
     assert said == []
+
+
+async def test_a_paced_run_names_no_price_and_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    """A price by hand would win over pacing; an allocator in this process forgets earlier attempts, steps included."""
+    paced = ["allocator.pacing_steps=50", "rollouts.prompts_per_step=4", "run.rollouts=900"]
+    first, later = [
+        (await declare(LocalAllocator(), load(None, paced), tmp_path / "run", used=used, done=done)).spec
+        for used, done in ((0, 0), (300, 20))
+    ]
+    assert first == run_spec(load(None, paced), tmp_path / "run")
+    assert first.price is later.price is None
+    assert first.pacing == PacingSettings(steps=50)
+    assert (later.pacing, later.limits.rollouts) == (PacingSettings(steps=30), 600)
+
+
+def test_a_run_with_a_price_is_not_paced(tmp_path: Path) -> None:
+    """The default."""
+    spec = run_spec(load(), tmp_path / "run")
+    assert (spec.price, spec.pacing) == (0.015625, None)
