@@ -51,7 +51,7 @@ class Door:
         self._admin_digest = digest(admin_key, pepper)
         self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
         self._teams: OrderedDict[str, str] = OrderedDict()
-        """Teams of keys that were good once: whom the edge charges (G13), never whom a route trusts."""
+        """Teams of keys that were good when last looked up: whom the edge charges (G13), never whom a route trusts."""
 
     async def identify(self, token: str) -> Identity:
         """Return whose token this is.
@@ -70,7 +70,7 @@ class Door:
         return found
 
     def recall(self, token: str) -> str | None:
-        """Return the team of a key that was good once, though it may be revoked since; asks nobody."""
+        """Return the team of a key that was good when it was last looked up; asks nobody."""
         hashed = digest(token, self._pepper)
         if hmac.compare_digest(hashed, self._admin_digest):
             return SETTINGS.team
@@ -88,6 +88,7 @@ class Door:
         async with self._database.transaction() as connection:
             row = await Keyring(connection, self._pepper).find(hashed)
         if row is None:
+            self._teams.pop(hashed, None)  # whoever holds a key that has ended spends its team's rates no more
             return None
         found = Identity(team=row.team, scope=row.scope, key_id=row.key_id)
         trusted_s = CACHE_S if row.left_s is None else min(CACHE_S, row.left_s)

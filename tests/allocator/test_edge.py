@@ -93,6 +93,19 @@ async def test_g13_wrong_keys_starve_nobody_and_have_no_body_read(tmp_path: Path
         assert (await made.http.get("/v1/budget", headers=made.team)).status_code == 200
 
 
+async def test_g13_a_key_that_was_revoked_spends_nothing_of_its_team(tmp_path: Path) -> None:
+    """Whoever holds it may repeat it: from the first refusal on it is a stranger's, however long it was good before."""
+    async with running(tmp_path, fresh_sqlite(tmp_path), requests_per_s=0.01, request_burst=5.0) as made:
+        body, once = {"team": "default"}, {"Idempotency-Key": "1"}
+        secret = (await made.http.post("/v1/admin/keys", json=body, headers={**made.admin, **once})).json()
+        stolen = made.bearer(secret["token"])
+        assert (await made.http.get("/v1/budget", headers=stolen)).status_code == 200
+        await made.http.delete(f"/v1/admin/keys/{secret['key_id']}", headers=made.admin)
+        answers = [(await made.http.get("/v1/budget", headers=stolen)).status_code for _ in range(10)]
+        assert answers == [401] * 10
+        assert (await made.http.get("/v1/budget", headers=made.team)).status_code == 200
+
+
 async def test_g13_a_trainer_that_is_limited_goes_on(tmp_path: Path) -> None:
     """A plain client says so when its time is up; the resilient one decides by itself."""
     async with running(tmp_path, fresh_sqlite(tmp_path), **SLOW) as made:
