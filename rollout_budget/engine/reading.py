@@ -42,8 +42,13 @@ def _cursor(by: Sequence[Dimension], row: UsageRow) -> str:
 def _place(cursor: str, width: int) -> tuple[str, ...]:
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         place = None
-    if not isinstance(place, list) or len(place) != width or not all(isinstance(part, str) for part in place):
+    if not isinstance(place, list) or len(place) != width or not all(map(_is_name, place)):
         raise InvalidInput("`after` is the `next` of the page before, of a question with the same dimensions")
     return tuple(place)
+
+
+def _is_name(part: object) -> bool:
+    """Whether a database can be asked for it: text, without NUL and with whole characters."""
+    return isinstance(part, str) and "\0" not in part and not any("\ud800" <= one <= "\udfff" for one in part)

@@ -117,9 +117,13 @@ async def test_a_selection_is_of_runs_and_policies(allocator: Allocator) -> None
     assert (await allocator.usage(("run",), UsageQuery(run="nobody"))).rows == []
 
 
-@pytest.mark.parametrize("after", ["?", "AAAA", "eyJhIjoxfQ", "WyJhIiwiYiJd"])
+NUL, HALF_CHARACTER, DEEP = "WyJcdTAwMDAiXQ", "WyJcdWQ4MDAiXQ", "W1tb" * 1_000
+"""What no name holds, and what no parser follows to the end."""
+
+
+@pytest.mark.parametrize("after", ["?", "AAAA", "eyJhIjoxfQ", "WyJhIiwiYiJd", NUL, HALF_CHARACTER, DEEP])
 async def test_a_cursor_of_something_else_is_refused(allocator: Allocator, after: str) -> None:
-    """Not base64, not JSON, not a list, or of a question with more dimensions."""
+    """Not base64, not JSON, not a list, of a question with more dimensions, or nothing that a database can look for."""
     with pytest.raises(InvalidInput, match="after"):
         await allocator.usage(("run",), UsageQuery(after=after))
 
