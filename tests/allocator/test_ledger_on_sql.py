@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from sqlalchemy import delete, event, select, update
+from sqlalchemy import delete, event, select, text, update
 from sqlalchemy.exc import DatabaseError
 
 from rollout_budget.errors import NotFound, Unavailable
@@ -17,13 +17,15 @@ from rollout_budget.ledger.base import Account, Ask, Settlement
 from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.database.store import SqlStore
 from services.allocator.database.tables import accounts, entries
-from services.kit import session
+from services.kit import database, session
 from services.kit.database import connect
 from services.kit.session import Database
 from tests.allocator.databases import fresh_postgres
 
 WRITERS = 64
 """Concurrent tasks in the contention tests (G1)."""
+PATIENCE_S = 30.0
+"""How long a test waits for what must happen, before it fails."""
 
 
 @asynccontextmanager
@@ -159,6 +161,38 @@ async def test_g08_settling_and_expiring_at_once_has_one_winner(any_database: st
         await no_discrepancy(store)
 
 
+@pytest.mark.postgres
+async def test_g08_who_settles_while_an_expiry_is_under_way_sees_its_end() -> None:
+    """A settlement that arrives between the statement of an expiry and its commit finds nothing held: all is overage."""
+    async with opened(fresh_postgres()) as (store, runs):
+        await reserve(store, runs[0], Ask("a", 4))
+        store.clock_offset_s = lambda: 61.0
+
+        async def settle() -> tuple[int, int]:
+            async with store.transaction() as transaction:
+                settled = (await transaction.ledger.settle(runs[0], [Settlement(("a",), 4)]))[0]
+                return settled.committed, settled.overage
+
+        async with asyncio.timeout(PATIENCE_S):
+            async with store.transaction() as transaction:
+                assert await transaction.ledger.expire(runs[0]) == 4
+                late = asyncio.create_task(settle())
+                while not await _somebody_waits(store):
+                    assert not late.done()
+                    await asyncio.sleep(0.01)  # PostgreSQL has no signal for it
+            assert await late == (0, 4)
+        await no_discrepancy(store)
+
+
+async def _somebody_waits(store: SqlStore) -> bool:
+    """Whether a lock of this database is waited for."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with store._database.transaction() as connection:
+        return bool(await connection.scalar(waiting))
+
+
 async def test_g02_a_counter_that_lost_its_entries_stops_grants_until_mended(any_database: str) -> None:
     """The auditor names the counter, grants to that account stop, others go on, and mending resumes them."""
     async with opened(any_database, rollouts=100) as (store, runs):
@@ -214,15 +248,8 @@ async def test_a_batch_costs_a_fixed_number_of_statements(any_database: str) -> 
 async def test_g12_a_wait_for_a_lock_is_bounded(any_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that cannot have the row in time gives up with an error that may be retried, and stores nothing."""
     monkeypatch.setattr(session, "TURN_TIMEOUT_S", 0.05)
-    async with opened(any_database) as (store, runs):
-        event.listen(
-            store._database.engine.sync_engine,
-            "begin",
-            lambda connection: (
-                connection.dialect.name == "postgresql"
-                and connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
-            ),
-        )
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_MS", 50)
+    async with opened(any_database) as (store, runs), asyncio.timeout(PATIENCE_S):
         async with store.transaction() as transaction:
             await transaction.ledger.reserve(runs[0], [Ask("a", 1)], 60.0, lambda _left: [0])
             with pytest.raises(Unavailable):

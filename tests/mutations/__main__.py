@@ -37,8 +37,9 @@ class Outcome:
 
 @contextmanager
 def copied() -> Iterator[Path]:
-    """Give a folder with the tracked files as they are in the working tree."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    """Give a folder with the files of the working tree, but those that git ignores."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     with tempfile.TemporaryDirectory(prefix="rb-mutations-") as name:
         folder = Path(name)
         for file in filter(None, listed.stdout.split("\0")):

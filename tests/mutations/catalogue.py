@@ -112,10 +112,9 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G05",
         LEDGER,
         "the rows of refusals",
-        "        await self._connection.execute(plain_insert(reservations), rows)\n        await self._append(lines, moment)\n",
-        "        kept = [row for row in rows if row['rollouts']]\n        if kept:\n"
-        "            await self._connection.execute(plain_insert(reservations), kept)\n"
-        "        await self._append(lines, moment)\n",
+        "        await self._insert(reservations, rows)\n",
+        "        kept = [row for row in rows if row['rollouts']]\n"
+        "        if kept:\n            await self._insert(reservations, kept)\n",
         (GRANTS, "-k", "g05"),
     ),
     Mutation(
@@ -146,8 +145,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G08",
         ACCOUNTS,
         "the lock that settlement and expiry take first",
-        ".with_for_update().subquery()",
-        ".subquery()",
+        "    .with_for_update()\n",
+        "",
         (ON_SQL, "-k", "g08"),
     ),
     Mutation(
@@ -178,8 +177,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G12",
         "services/kit/database.py",
         "the bounds of a lock and a statement",
-        'bounds = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC"',
-        'bounds = "-c timezone=UTC"',
+        "-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone",
+        "-c timezone",
         (ON_SQL, "-k", "g12_a_wait"),
     ),
     Mutation(
@@ -202,8 +201,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G14",
         "services/allocator/database/store.py",
         "the team in the question for a run",
-        "self._withheld).where(runs.c.team == team, runs.c.run == run_id)",
-        "self._withheld).where(runs.c.run == run_id)",
+        '.where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))\n    .execution_options',
+        '.where(runs.c.run == bindparam("in_run"))\n    .execution_options',
         ("tests/conformance/test_stores.py", "-k", "g14 and sqlite"),
     ),
     Mutation(
