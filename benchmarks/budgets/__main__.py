@@ -1,9 +1,9 @@
 """`python -m benchmarks.budgets --data PATH --out PATH`: what a budget buys, over a run and within a step.
 
 First part, pacing: runs of --steps steps with one budget for all of them, spent at the paced price, at fixed prices (the
-best of a grid in hindsight, a quarter and four times of it, the shipped one) and step by step in equal parts. Prints
-total squared error on the {-1, +1} scale, the share of the budget used, steps in which a group got no rollout at all,
-and the error over that of the best fixed price in hindsight.
+best in hindsight of a grid and the one whose demand just fits the budget, a quarter and four times of it, the shipped
+one) and step by step in equal parts. Prints total squared error on the {-1, +1} scale, the share of the budget used,
+steps in which a group got no rollout at all, and the error over that of the best fixed price in hindsight.
 
 Second part, shares: steps under a cap that binds, through the real engine and ledger, rollouts by worth against the
 same number for every group: ratio of total squared errors, for every world and prior of `benchmarks.estimators`.
@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.budgets import report, shares
-from benchmarks.budgets.report import HINDSIGHT
-from benchmarks.budgets.spending import Even, Fixed, Paced, Spending, Spent, spend
+from benchmarks.budgets.report import EVEN, HINDSIGHT, PACED
+from benchmarks.budgets.spending import Even, Fixed, Paced, Spending, Spent, fitting, spend
 from benchmarks.budgets.world import REGIMES, draw
 from benchmarks.estimators import __main__ as arena_command
 from benchmarks.estimators import arena, documents, families, heads, priors
@@ -34,13 +34,13 @@ from benchmarks.estimators.stream import Length, Stream
 from rollout_budget.decisions import OUR_PRICE
 
 GRID = 2.0 ** np.arange(-9.0, -3.5, 1.0)
-"""Fixed prices tried, {-1, +1} scale: the best of them is within a root of 2 of the best there is."""
+"""Fixed prices tried, {-1, +1} scale, beside the one that fits the budget; the best of all is the best in hindsight."""
 PACING_FAMILIES = (families.REAL, "u-shaped")
 BUDGETS = (3, 6)
 """Rollouts per group, on average over a run."""
 SHARES = (2, 4, 8)
 SHARE_LENGTH = Length(batches=12, size=64, warm_up=4)
-SHOWN = ("paced", HINDSIGHT, "even split over steps")
+SHOWN = (PACED, HINDSIGHT, EVEN)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
 def ways(steps: int, budget: int) -> dict[str, Spending]:
     """Return what is compared beside the grid of fixed prices."""
     return {
-        "paced": Paced(steps),
-        "even split over steps": Even(steps, budget),
+        PACED: Paced(steps),
+        EVEN: Even(steps, budget),
         f"fixed, the shipped 1/{1 / OUR_PRICE:.0f}": Fixed(OUR_PRICE),
     }
 
@@ -84,13 +84,14 @@ def pacing(
                     run = draw(arena.family_of(plan, name, seed), REGIMES[regime], rng, steps, groups)
                     budget = each * run.truth.size
                     budgets.setdefault(case, []).append(budget)
-                    fixed = [spend(run, Fixed(price), budget) for price in GRID.tolist()]
+                    prices = [*GRID.tolist(), fitting(run, budget)]
+                    fixed = [spend(run, Fixed(price), budget) for price in prices]
                     best = int(np.argmin([spent.total for spent in fixed]))
                     found = {way: spend(run, spending, budget) for way, spending in ways(steps, budget).items()}
                     found |= {
                         HINDSIGHT: fixed[best],
-                        "fixed, a quarter of the best": spend(run, Fixed(GRID[best] / 4.0), budget),
-                        "fixed, four times the best": spend(run, Fixed(GRID[best] * 4.0), budget),
+                        "fixed, a quarter of the best": spend(run, Fixed(prices[best] / 4.0), budget),
+                        "fixed, four times the best": spend(run, Fixed(prices[best] * 4.0), budget),
                     }
                     for way, spent in found.items():
                         cases.setdefault(case, {}).setdefault(way, []).append(spent)

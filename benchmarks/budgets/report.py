@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 Found = Mapping[str, Sequence[Spent]]
 """One run per seed, by way of spending."""
 HINDSIGHT = "best fixed price in hindsight"
+PACED = "paced"
+EVEN = "even split over steps"
 
 
 def spread(values: Sequence[float] | FloatArray) -> str:
@@ -44,7 +46,21 @@ def pacing_table(
                 f"{total.std(ddof=1) if total.size > 1 else 0.0:.0f} | {np.mean(used):.3f} | {starved:.0f} "
                 f"| {spread(total / best)} |"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *against(cases, PACED, EVEN)])
+
+
+def against(cases: Mapping[tuple[str, str, int], Found], one: str, other: str) -> list[str]:
+    """Return in how many cases the first way is at least as good as the other, and each ratio, seed by seed."""
+    ratios = {
+        case: np.array([a.total / b.total for a, b in zip(found[one], found[other], strict=True)])
+        for case, found in cases.items()
+    }
+    wins = sum(float(ratio.mean()) <= 1.0 for ratio in ratios.values())
+    rows = [
+        f"- {', '.join(map(str, case))}: {spread(ratio)}{' (loses)' if float(ratio.mean()) > 1.0 else ''}"
+        for case, ratio in ratios.items()
+    ]
+    return [f"Error of *{one}* over that of *{other}*, same seed; at or below 1 in {wins} of {len(ratios)}:", "", *rows]
 
 
 def shares_table(cases: Mapping[tuple[str, str], Mapping[int, FloatArray]]) -> str:

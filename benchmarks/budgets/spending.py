@@ -19,6 +19,11 @@ from rollout_budget.reliability import Reliability
 RULES = Rules(baselines.get("empirical_bayes"), stopping.get("posterior_variance"), k_init=0, k_max=16)
 """Our rules with first waves by trust; the price is set by what spends."""
 
+FITTING = (2.0**-12, 2.0**-1)
+"""Between these prices, {-1, +1} scale, lies the one that fits a budget."""
+HALVINGS = 9
+"""Of the 11 octaves between them: to 2%."""
+
 
 class Spending(Protocol):
     """Sets the price of each step and what it may spend."""
@@ -134,6 +139,19 @@ def spend(run: Run, spending: Spending, budget: int) -> Spent:
         spending.end(groups, state)
         state = state.calibrate(run.drawn(part, first)).learn(groups)
     return Spent(error, rollouts, prices, starved)
+
+
+def fitting(run: Run, budget: int) -> float:
+    """Return the lowest fixed price, {-1, +1} scale, whose demand over the whole run is within the budget.
+
+    By bisection, to 2%, of the demand that no budget cuts off; demand falls with the price but for noise.
+    """
+    low, high = FITTING
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        drawn = int(spend(run, Fixed(middle), run.outcomes.size).rollouts.sum())
+        low, high = (low, middle) if drawn <= budget else (middle, high)
+    return high
 
 
 def _rules(price: float, cap: int, groups: int) -> Rules:
