@@ -196,7 +196,8 @@ async def test_g17_a_full_line_is_503_at_once_and_not_for_the_quiet_one() -> Non
     assert await house.begun.get() == "loud"
     while house.value("queue_requests") != 1:  # noqa: ASYNC110  the loop has to turn a few times, nothing else
         await asyncio.sleep(0)
-    assert await house.request("loud") == 503
+    async with asyncio.timeout(10):  # not after the 30 s that a request may wait here
+        assert await house.request("loud") == 503
     quiet = house.request("quiet")
     assert await tasks[1] == 503
     house.go.set()

@@ -160,6 +160,34 @@ async def test_g21_readyz_turns_false_while_connections_are_still_accepted() -> 
         await _status(url)
 
 
+async def test_g21_a_request_in_flight_is_answered() -> None:
+    """What was begun when the stop came is finished: the answer arrives whole, and only then does the server end."""
+    app, begun, go_on = FastAPI(), asyncio.Event(), asyncio.Event()
+
+    @app.get("/long")
+    async def long() -> str:
+        begun.set()
+        await go_on.wait()
+        return "done"
+
+    server = Server(app, host="127.0.0.1", port=0, notice_s=0.0)
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(30), httpx.AsyncClient() as client:
+        while not server.started:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        asking = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/long"))
+        await begun.wait()
+        server.should_exit = True
+        while server.servers[0].is_serving():  # noqa: ASYNC110 - nor for this
+            await asyncio.sleep(0.01)
+        ended, _ = await asyncio.wait({serving}, timeout=0.5)
+        assert not ended
+        go_on.set()
+        assert (await asking).json() == "done"
+        await serving
+
+
 async def _status(url: str) -> int:
     async with httpx.AsyncClient() as client:
         return (await client.get(url)).status_code

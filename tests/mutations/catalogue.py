@@ -235,7 +235,7 @@ CATALOGUE: tuple[Mutation, ...] = (
         "the bound of the line",
         "shed = [self._turn_away()] if self.waiting > self.limits.queue else []",
         "shed = []",
-        ("tests/allocator/test_edge.py", "tests/load/test_admission.py", "-k", "g17 or g13_a_full"),
+        ("tests/allocator/test_edge.py", "-k", "g17"),
     ),
     Mutation(
         "G18",
@@ -275,7 +275,7 @@ CATALOGUE: tuple[Mutation, ...] = (
         "the wait for requests in flight",
         "        await super().shutdown(sockets)\n",
         "        self.force_exit = True\n        await super().shutdown(sockets)\n",
-        ("tests/replicas/test_replicas.py", "tests/allocator/test_crash.py", "-k", "g21"),
+        ("tests/allocator/test_kit.py", "-k", "g21"),
     ),
 )
 """In the order of the guarantees. G22 to G24 are the trainer's, with tests of their own."""
