@@ -8,12 +8,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from rollout_budget.wire import RolloutCounts
+from rollout_budget.ledger.base import Account, Ask
+from rollout_budget.ledger.books import day_of
+from rollout_budget.wire import RolloutCounts, RunLimits, TeamLimits
 from services.allocator.__main__ import main
 from services.allocator.database import migrate
+from services.allocator.database.clock import now_s
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.tables import metadata
 from services.kit.database import connect
@@ -122,6 +125,39 @@ async def test_g19_entries_of_the_release_before_are_summed_whenever_they_are_wr
             assert {row.span for row in rows} == {"total", "day:2026-12-01", "month:2026-12", "step:3"}
             if times == 1:
                 await written_by_the_release_before(connection)
+    await engine.dispose()
+
+
+async def test_g01_rows_that_the_release_before_opens_keep_every_limit(empty_database: str) -> None:
+    """It knows limits in rollouts alone. Its rows of a day and a step outlast it, and bind whoever grants there."""
+    engine = connect(empty_database)
+    await migrate.upgrade(engine)
+    account = Account("t", "r")
+    for place, (team, run) in enumerate(
+        [
+            (TeamLimits(tokens_per_day=100), RunLimits(tokens_per_rollout=10)),
+            (TeamLimits(gpu_seconds_per_month=1.0), RunLimits(gpu_seconds_per_rollout=0.1)),
+            (TeamLimits(), RunLimits(tokens_per_step=100, tokens_per_rollout=10)),
+        ]
+    ):
+        async with engine.begin() as connection:
+            ledger = SqlLedger(connection)
+            await connection.execute(text("DELETE FROM accounts"))
+            await ledger.set_team_limits("t", team)
+            await ledger.open_account(account, run)
+            today = day_of(float(await connection.scalar(select(now_s())) or 0.0))
+            for span in (f"day:{today}", f"month:{today[:7]}", "step:1"):
+                row = {"span": span, "pattern": span.partition(":")[0] + ":"}
+                await connection.execute(
+                    text(
+                        "INSERT INTO accounts (team, run, span, limit_rollouts) SELECT team, run, :span, limit_rollouts "
+                        "FROM accounts WHERE span = :pattern"
+                    ),
+                    row,
+                )
+            assert await ledger.available(account, step=1) == 10
+            held = await ledger.reserve(account, [Ask(f"r/{place}/0/0", 40, 1)], 60.0, lambda left: [left])
+            assert held[0].rollouts == 10
     await engine.dispose()
 
 

@@ -1,7 +1,8 @@
 """Units, policies and sums of usage in the ledger. The release before this one runs on the result.
 
 That release writes entries without a policy, which this one never does: a trigger adds those to the sums of usage, and
-what they say of tokens and time to the accounts.
+what they say of tokens and time to the accounts. Its rows of a new day, month or step have the limits in rollouts alone: a
+trigger gives them the others, which hold for whoever grants there next.
 """
 
 from __future__ import annotations
@@ -138,6 +139,32 @@ def _trigger(dialect: str) -> list[str]:
     ]
 
 
+INHERIT = """
+UPDATE accounts SET limit_tokens = pattern.limit_tokens, limit_milliseconds = pattern.limit_milliseconds,
+warn_at = pattern.warn_at, shadow = pattern.shadow FROM accounts AS pattern
+WHERE accounts.team = NEW.team AND accounts.run = NEW.run AND accounts.span = NEW.span
+AND pattern.team = NEW.team AND pattern.run = NEW.run AND pattern.span =
+CASE WHEN NEW.span LIKE 'day:%' THEN 'day:' WHEN NEW.span LIKE 'month:%' THEN 'month:' ELSE 'step:' END;
+"""
+WINDOW = """
+NEW.span LIKE '%:_%' AND NEW.limit_tokens IS NULL AND NEW.limit_milliseconds IS NULL
+AND NEW.warn_at = 0.8 AND NOT NEW.shadow
+"""
+"""Whether a new row is of a window and has nothing but what the release before writes."""
+
+
+def _inherit(dialect: str) -> list[str]:
+    """Return the statements that make the trigger of the accounts."""
+    if dialect == "sqlite":
+        return [f"CREATE TRIGGER accounts_inherit AFTER INSERT ON accounts WHEN {WINDOW} BEGIN {INHERIT} END"]
+    body = f"RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {INHERIT} RETURN NULL; END $$"
+    when = f"AFTER INSERT ON accounts FOR EACH ROW WHEN ({WINDOW})"
+    return [
+        f"CREATE FUNCTION accounts_inherit() {body}",
+        f"CREATE TRIGGER accounts_inherit {when} EXECUTE FUNCTION accounts_inherit()",
+    ]
+
+
 def upgrade() -> None:
     for name in ("limit_tokens", "limit_milliseconds"):
         op.add_column("accounts", sa.Column(name, sa.BigInteger(), nullable=True))
@@ -172,7 +199,7 @@ def upgrade() -> None:
     )
     op.drop_index("ix_entries_team_run", table_name="entries")
     dialect = op.get_bind().dialect.name
-    for statement in [*_fill(), *_trigger(dialect)]:
+    for statement in [*_fill(), *_trigger(dialect), *_inherit(dialect)]:
         op.get_bind().exec_driver_sql(statement.replace("%", "%%") if dialect == "postgresql" else statement)
 
 
@@ -180,8 +207,11 @@ def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP TRIGGER entries_catch_up ON entries")
         op.execute("DROP FUNCTION entries_catch_up")
+        op.execute("DROP TRIGGER accounts_inherit ON accounts")
+        op.execute("DROP FUNCTION accounts_inherit")
     else:
         op.execute("DROP TRIGGER entries_catch_up")
+        op.execute("DROP TRIGGER accounts_inherit")
     op.create_index("ix_entries_team_run", "entries", ["team", "run"], unique=False)
     op.drop_index("ix_entries_overage", table_name="entries")
     op.drop_index("ix_entries_team_entry", table_name="entries")
