@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from services.allocator.app import create_app
+from services.allocator.settings import Settings
 from tests.paths import ROOT
+from tests.served import served
 from trainer.servers import free_port
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,3 +60,28 @@ def test_the_curl_session_runs_and_answers_what_is_shown(tmp_path: Path) -> None
         assert decision[name] == pytest.approx(shown[name], abs=5e-4)
     assert answers[5]["groups"][0]["committed"] == 2
     assert answers[6]["usage"]["committed"] == 2
+
+
+@pytest.mark.services
+def test_the_session_with_the_command_runs(tmp_path: Path) -> None:
+    """A team, its key, what is left, usage and the log of changes, as printed, against a fresh allocator."""
+    settings = Settings(data=tmp_path / "allocator")
+    command = str(Path(sys.executable).with_name("rollout-budget"))
+    session = block("bash", 1).replace(".cache/quickstart", str(tmp_path)).replace(".venv/bin/rollout-budget", command)
+    with served(create_app(settings)) as url:
+        environment = {"PATH": os.environ["PATH"], "ROLLOUT_BUDGET_URL": url}
+        done = subprocess.run(
+            ["bash", "-ec", session],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert f"ok: team vision at {url}: 20,000 rollouts left, 0 used, 0 held" in done.stdout
+    assert [action for action in ("team.created", "key.created") if action in done.stdout] == [
+        "team.created",
+        "key.created",
+    ]
