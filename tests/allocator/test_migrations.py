@@ -55,6 +55,26 @@ async def test_g19_migrations_build_the_tables_of_the_code(empty_database: str) 
     await engine.dispose()
 
 
+@pytest.mark.postgres
+async def test_g19_a_migration_takes_as_long_as_it_needs_and_waits_for_no_table(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounds of a request's statements would end it on a large ledger, however often it is tried."""
+    found: dict[str, str] = {}
+
+    def look(connection: Connection) -> None:
+        for name in ("statement_timeout", "lock_timeout"):
+            found[name] = str(connection.scalar(text(f"SHOW {name}")))
+
+    monkeypatch.setattr(migrate, "raise_wall", look)
+    engine = connect(postgres_url)
+    await migrate.upgrade(engine)
+    async with engine.begin() as connection:
+        after = await connection.scalar(text("SHOW statement_timeout"))
+    await engine.dispose()
+    assert (found, after) == ({"statement_timeout": "0", "lock_timeout": "2s"}, "10s")
+
+
 OLD = {"team": "t", "run": "r", "step": 3, "reference": 0, "tokens": 0, "seconds": 0.0, "at_s": 0.0}
 OLD_ENTRIES = [
     {**OLD, "kind": "reserve", "reservation": "r/g/0/0", "rollouts": 4, "day": "2026-11-22"},

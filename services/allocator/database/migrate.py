@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.allocator.migrations.second_wall import raise_wall
+from services.kit.database import LOCK_TIMEOUT_MS
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _LOCK = 0x616C6C6F63
@@ -19,10 +20,17 @@ _LOCK = 0x616C6C6F63
 
 
 async def upgrade(engine: AsyncEngine) -> None:
-    """Apply what is missing, in one transaction; the wall too, where it could not be put up before."""
+    """Apply what is missing, in one transaction; the wall too, where it could not be put up before.
+
+    On PostgreSQL it waits for another that is at it, and a statement may take as long as a large ledger needs; for a
+    table it waits no longer than a request does, for all requests wait behind it.
+    """
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
+            await connection.execute(text("SET LOCAL statement_timeout = 0"))
+            await connection.execute(text("SET LOCAL lock_timeout = 0"))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
         await connection.run_sync(lambda sync: command.upgrade(config(sync), "head"))
         await connection.run_sync(raise_wall)
 
