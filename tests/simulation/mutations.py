@@ -32,7 +32,7 @@ def early_expiry() -> AbstractContextManager[object]:
 
 def over_limit() -> AbstractContextManager[object]:
     """One rollout more is granted than is left (G1)."""
-    right = core.enforced
+    right = enforced
 
     def wrong(*args: Any, **named: Any) -> int | None:
         left = right(*args, **named)
