@@ -55,10 +55,15 @@ class Auditor:
         return found
 
     async def _fold(self, team: str) -> bool:
-        """Fold one team's entries; say whether its row was to be had in time. A busy team waits for the next round."""
+        """Fold one team's entries; say whether its row was to be had in time. A busy team waits for the next round.
+
+        Many entries, as after an upgrade, are folded in pieces: between two of them the team's requests have their turn.
+        """
+        done = False
         try:
-            async with self._database.transaction() as connection:
-                await balances.fold(connection, team)
+            while not done:
+                async with self._database.transaction() as connection:
+                    done = await balances.fold(connection, team)
         except Unavailable:
             return False
         return True

@@ -23,6 +23,7 @@ from rollout_budget.ledger.base import Account, Ask, Settlement
 from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.auditing import Auditor
 from services.allocator.database import archive as module
+from services.allocator.database import balances as sums_module
 from services.allocator.database.archive import Archive, Part
 from services.allocator.database.audit import differences
 from services.allocator.database.balances import fold
@@ -339,6 +340,30 @@ async def test_g02_a_quick_round_finds_what_a_full_one_does(any_database: str, t
             await connection.execute(everywhere.values(refused=balances.c.refused + 1))
         now = 2 * DAY_S
         assert any(one.counter.startswith("balance of") for one in await auditor.round())
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+async def test_g02_many_entries_are_folded_in_pieces(
+    any_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """However small, they come to the same balances, in one round; an archive finds its entries among them."""
+    monkeypatch.setattr(sums_module, "MOST_FOLDED", most)
+    async with opened(any_database, tmp_path) as world:
+        await some_days(world)
+        async with world.database.transaction() as connection:
+            wrote = await connection.scalar(select(func.count()).select_from(entries))
+            assert wrote > 3
+            assert await fold(connection, "a") == (most == 100)
+        auditor = Auditor(world.database, clock=lambda: 0.0)
+        assert await auditor.round() == []
+        async with world.database.transaction() as connection:
+            newest = select(entries.c.team, func.max(entries.c.entry_id)).group_by(entries.c.team)
+            reached = select(checkpoints.c.team, checkpoints.c.entry_id)
+            found = [sorted(map(tuple, (await connection.execute(query)).all())) for query in (newest, reached)]
+            assert found[0] == found[1]
+        await some_days(world, 1)
+        assert await world.carry_out()
+        assert await auditor.round() == []
 
 
 async def test_g12_a_round_passes_over_a_team_whose_row_is_busy(
