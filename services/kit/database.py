@@ -20,8 +20,6 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from services.kit.sqlite import DRIVER, QUICK
-
 BUSY_TIMEOUT_S = 5
 """Longest wait for SQLite's write lock before a request is shed with 503."""
 LOCK_TIMEOUT_MS = 2_000
@@ -104,7 +102,7 @@ def connect(url: str) -> AsyncEngine:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o600)  # its -wal and -shm take over the mode
         engine = create_async_engine(
-            parsed.set(drivername=DRIVER),
+            parsed.set(drivername="sqlite+aiosqlite"),
             connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
             hide_parameters=True,
         )
@@ -133,7 +131,4 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_immediate(connection: Any) -> None:
     snapshot = connection.get_execution_options().get("snapshot", False)
-    if snapshot:
-        connection.exec_driver_sql("BEGIN", execution_options=QUICK)
-    else:
-        connection.connection.dbapi_connection.begin()
+    connection.exec_driver_sql("BEGIN" if snapshot else "BEGIN IMMEDIATE")

@@ -1,8 +1,8 @@
 """Many rows in one statement: written from plain sequences, found by a list of keys.
 
 PostgreSQL gets them as one parameter of JSON, so a batch of any size is one round trip and one plan (JSON is written by C
-code, arrays by psycopg's Python); SQLite runs its prepared statement once per row, without a hop between. The text of a statement is made once per dialect. Names of
-tables and columns come from the tables, never from a request.
+code, arrays by psycopg's Python); SQLite runs its prepared statement once per row, without a hop between. The text of a
+statement is made once per dialect. Names of tables and columns come from the tables, never from a request.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import Table
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
-
-from services.kit.sqlite import QUICK
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
@@ -80,7 +78,7 @@ async def write(
     lite = connection.dialect.name == "sqlite"
     statement = _insertion(table, names, changed, adding=adding, lite=lite)
     if lite:
-        await connection.exec_driver_sql(statement, [tuple(row) for row in rows], execution_options=QUICK)
+        await connection.exec_driver_sql(statement, [tuple(row) for row in rows])
     else:
         await connection.exec_driver_sql(statement, (_json(names, rows),))
 
@@ -109,7 +107,7 @@ async def change(
     lite = connection.dialect.name == "sqlite"
     statement = _update(table, keys, names, only[0], lite=lite)
     if lite:
-        await connection.exec_driver_sql(statement, [(*row, only[1]) for row in rows], execution_options=QUICK)
+        await connection.exec_driver_sql(statement, [(*row, only[1]) for row in rows])
     else:
         await connection.exec_driver_sql(statement, (_json((*names, *keys), rows), only[1]))
 

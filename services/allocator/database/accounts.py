@@ -35,7 +35,6 @@ from rollout_budget.wire import RunLimits, TeamLimits
 from services.allocator.database.clock import now_s
 from services.allocator.database.tables import accounts
 from services.kit.session import insert
-from services.kit.sqlite import QUICK
 
 COUNTERS = ("reserved", "committed", "overage", "tokens", "tokens_reserved", "milliseconds", "milliseconds_reserved")
 """The fields of `Counts` that limits look at, which every account row keeps."""
@@ -91,15 +90,9 @@ TAKE = (
         milliseconds_reserved=accounts.c.milliseconds_reserved + bindparam("add_milliseconds"),
     )
     .returning(*_BOUND)
-    .execution_options(**QUICK)
 )
 """The one statement that grants. Where it is lenient, limits in shadow mode refuse nothing."""
-MOVE = (
-    update(accounts)
-    .where(_THIS)
-    .values({name: accounts.c[name] + bindparam(f"add_{name}") for name in COUNTERS})
-    .execution_options(**QUICK)
-)
+MOVE = update(accounts).where(_THIS).values({name: accounts.c[name] + bindparam(f"add_{name}") for name in COUNTERS})
 """The statement that commits, gives back and books overage: no limit applies to what has happened already."""
 
 _GATE = (
@@ -109,14 +102,10 @@ _GATE = (
     .subquery()
 )
 _OWN = accounts.alias("own")
-GATE = (
-    select(now_s().label("moment"), _OWN.c.tokens_each, _OWN.c.milliseconds_each)
-    .select_from(
-        _GATE.outerjoin(
-            _OWN, and_(_OWN.c.team == _GATE.c.team, _OWN.c.run == bindparam("in_run"), _OWN.c.span == literal(TOTAL))
-        )
+GATE = select(now_s().label("moment"), _OWN.c.tokens_each, _OWN.c.milliseconds_each).select_from(
+    _GATE.outerjoin(
+        _OWN, and_(_OWN.c.team == _GATE.c.team, _OWN.c.run == bindparam("in_run"), _OWN.c.span == literal(TOTAL))
     )
-    .execution_options(**QUICK)
 )
 """The lock that all writers of a team pass, and the clock once it is held."""
 

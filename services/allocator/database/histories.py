@@ -18,7 +18,6 @@ from rollout_budget.wire import EvidenceRow, PriorModel, Prompt, ValuesAnswer
 from services.allocator.database.store import SqlStore
 from services.allocator.database.tables import ALL_PROMPTS, ALL_VERSIONS, histories, outbox
 from services.kit.rows import Listed, among, write
-from services.kit.sqlite import QUICK
 
 FORGOTTEN_VERSIONS = int(32 * HALF_LIFE_VERSIONS)
 """Distance from which outcomes are not read: they count less than 2^-32, and the read stays bounded in a long run."""
@@ -41,7 +40,6 @@ _NEAR = (
             and_(histories.c.version > bindparam("in_after"), histories.c.version < bindparam("in_before")),
         ),
     )
-    .execution_options(**QUICK)
 )
 
 

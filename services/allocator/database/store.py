@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import astuple
+from functools import lru_cache
 
 from pydantic import TypeAdapter
 from sqlalchemy import Double, and_, bindparam, delete, func, select, true, tuple_, update
@@ -27,7 +27,6 @@ from services.allocator.database.tables import groups, outbox, plans, runs
 from services.allocator.database.wall import Wall
 from services.kit.rows import Listed, among, write
 from services.kit.session import Database, chunks, insert
-from services.kit.sqlite import QUICK
 
 FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
 """A run's limits in the first release; later ones are stored where they are set, as that release refuses unknown ones."""
@@ -36,10 +35,8 @@ _PLAN = TypeAdapter(PlanRecord)
 _GROUP_COLUMNS = ("team", "run", "group_id", "attempt", "closed", "record")
 _IDS = bindparam("in_ids", type_=Listed())
 
-RUN = (
-    select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld"))
-    .where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
-    .execution_options(**QUICK)
+RUN = select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld")).where(
+    runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")
 )
 LOCKED_RUN = RUN.with_for_update(of=runs)
 _OF_RUN = and_(groups.c.team == bindparam("in_team"), groups.c.run == bindparam("in_run"))
@@ -106,9 +103,9 @@ class SqlTransaction:
         row = (await self._connection.execute(LOCKED_RUN if lock else RUN, named)).one_or_none()
         if row is None:
             raise NotFound(f"no run {run_id!r}")
-        reliability = Reliability.from_dict(json.loads(row.reliability))
+        reliability = _reliability(row.reliability)
         pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
-        spec = RunSpec.model_validate_json(row.spec)
+        spec = _spec(row.spec)
         return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing, row.withheld)
 
     async def save_run(self, record: RunRecord) -> None:
@@ -151,7 +148,14 @@ class SqlTransaction:
         self._saved += len(records)
         self._degraded += [record.key for record in records if record.degraded and record.closed is None]
         rows = [
-            (team, run_id, *astuple(record.key), record.closed is not None, _GROUP.dump_json(record).decode())
+            (
+                team,
+                run_id,
+                record.key.group_id,
+                record.key.attempt,
+                record.closed is not None,
+                _GROUP.dump_json(record).decode(),
+            )
             for record in records
         ]
         await write(self._connection, groups, _GROUP_COLUMNS, rows, changed=("closed", "record"))
@@ -242,6 +246,17 @@ class SqlStore:
         async with self._database.snapshot() as connection:
             await self._wall.enter(connection, team)
             yield connection
+
+
+@lru_cache(maxsize=64)
+def _reliability(text: str) -> Reliability:
+    """Read what a run has learned. Kept by the text itself, so nothing stale is found; with it stays its fitted law."""
+    return Reliability.from_dict(json.loads(text))
+
+
+@lru_cache(maxsize=64)
+def _spec(text: str) -> RunSpec:
+    return RunSpec.model_validate_json(text)
 
 
 def _run_columns(record: RunRecord) -> dict[str, object]:
