@@ -47,7 +47,7 @@ from rollout_budget.ledger.limits import (
     warnings,
 )
 from rollout_budget.ledger.units import Amounts, Caps, beside, milliseconds
-from rollout_budget.wire import BudgetView, LimitUse, RunLimits, TeamLimits
+from rollout_budget.wire import BudgetView, LimitUse, ReservationState, RunLimits, TeamLimits
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 NO_LIMITS = TeamLimits()
@@ -249,15 +249,18 @@ def _settle_one(
         taken = Amounts(*map(min, left, each.times(used)))
         left = Amounts(*map(operator.sub, left, taken))
         released += held.rollouts - used
-        resolved[key] = replace(
-            hold, reservation=replace(held, state="committed" if used else "released", used=used, expires_in_s=None)
-        )
-        line = Entry(account, "commit", key, used, hold.day, held.step, policy=held.policy, held=beside(each, used))
+        state: ReservationState = "committed" if used else "released"
+        resolved[key] = Hold(replace(held, state=state, used=used, expires_in_s=None), hold.day)
+        place, policy, back = (hold.day, held.step), held.policy, beside(each, used)
         if used:
-            entries.append(replace(line, tokens=taken.tokens, milliseconds=taken.milliseconds))
-        if used < held.rollouts:
-            rest = held.rollouts - used
-            entries.append(replace(line, kind="release", rollouts=rest, held=beside(each, rest)))
+            tokens, time = taken.tokens, taken.milliseconds
+            committed = Entry(
+                account, "commit", key, used, *place, tokens=tokens, milliseconds=time, held=back, policy=policy
+            )
+            entries.append(committed)
+        rest = held.rollouts - used
+        if rest:
+            entries.append(Entry(account, "release", key, rest, *place, held=beside(each, rest), policy=policy))
     entries += _beyond(account, settlement, holds, left, today)
     return Settled(settlement.used - left.rollouts, released, left.rollouts), entries, resolved
 
@@ -269,14 +272,14 @@ def _beyond(
     last = holds[settlement.reservations[-1]].reservation if settlement.reservations else None
     tokens = left.tokens if any(hold.reservation.tokens_each for hold in holds.values()) else 0
     time = left.milliseconds if any(hold.reservation.milliseconds_each for hold in holds.values()) else 0
-    line = Entry(account, "overage", "", left.rollouts, today, None, tokens=tokens, milliseconds=time)
-    if last is not None:
-        line = replace(line, reservation=last.id, step=last.step, policy=last.policy)
+    key, step, policy = ("", None, "") if last is None else (last.id, last.step, last.policy)
     if left.rollouts or tokens or time:
-        yield line
-    tokens, time = left.tokens - tokens, left.milliseconds - time
-    if settlement.reference or tokens or time:
-        yield replace(line, kind="close", rollouts=0, reference=settlement.reference, tokens=tokens, milliseconds=time)
+        yield Entry(
+            account, "overage", key, left.rollouts, today, step, tokens=tokens, milliseconds=time, policy=policy
+        )
+    tokens, time, reference = left.tokens - tokens, left.milliseconds - time, settlement.reference
+    if reference or tokens or time:
+        yield Entry(account, "close", key, 0, today, step, reference, tokens, time, policy=policy)
 
 
 def _expire(books: Books, accounts: Sequence[Account], *, now: float) -> Step[int]:
