@@ -40,10 +40,12 @@ def team(options: Options) -> SyncAllocatorClient:
 
 def _checked(kind: type[C], options: Options) -> C:
     key = _key(options)
+    source = options.key_file or options.key_variable
     try:
         return kind(address(options), key)
     except InvalidInput as error:
-        raise Usage(f"{error}; see --url and --key-file") from None
+        message = str(error).replace("api_key", f"the key in {source}").replace("base_url", "--url")
+        raise Usage(message) from None
 
 
 def _key(options: Options) -> str:

@@ -78,6 +78,8 @@ def _advice(error: RolloutBudgetError, options: Options) -> str:
     if isinstance(error, Unauthorized):
         return f"; check the key in {options.key_file or options.key_variable} and its scope"
     if isinstance(error, NotFound):
+        if "no such path" in str(error):
+            return f"; is {address(options)} an allocator, without a path of its own? Set --url or ROLLOUT_BUDGET_URL"
         return "; `rollout-budget admin teams list` and `... admin keys list` show what there is"
     if isinstance(error, Unavailable):
         answered = error.__cause__ is None

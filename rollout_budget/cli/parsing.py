@@ -69,8 +69,8 @@ def positive(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a duration: `90`, `90s`, `15m`, `12h`, `30d`."""
+    """Read a duration: `90s`, `15m`, `12h`, `30d`; of bare numbers 0 alone, as 90 may be meant as days."""
     match = _DURATION.fullmatch(text)
-    if match is None:
+    if match is None or (not match[2] and float(match[1])):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write it like 90s, 15m, 12h or 30d")
     return float(match[1]) * _UNITS[match[2] or "s"]

@@ -37,7 +37,8 @@ def one(options: Options, model: BaseModel) -> None:
         return
     values = dict(_flat(model.model_dump(), ""))
     tables = {name: value for name, value in values.items() if _is_table(value)}
-    sys.stdout.write(columns([(name, value) for name, value in values.items() if not isinstance(value, list)]))
+    lines = [(name, _plain(name, value)) for name, value in values.items() if not isinstance(value, list)]
+    sys.stdout.write(columns(lines))
     for name, rows in tables.items():
         header = [column.upper() for column in rows[0]]
         sys.stdout.write(f"\n{name}\n{columns([list(row.values()) for row in rows], header)}")
@@ -64,6 +65,11 @@ def text(value: object) -> str:
         shown = f"{value:,}" if abs(value) >= GROUPED_FROM else str(value)
         return shown.removesuffix(".0")
     return json.dumps(value, default=text) if isinstance(value, (list, dict)) else str(value)
+
+
+def _plain(name: str, value: object) -> object:
+    unbounded = value is None and name.startswith("available")
+    return "unlimited" if unbounded else value  # `none` would read as nothing left
 
 
 def _is_table(value: object) -> TypeGuard[list[dict[str, object]]]:

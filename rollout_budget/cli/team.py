@@ -50,7 +50,11 @@ def _status(options: Options) -> None:
         return
     left = "no limit" if view.available is None else f"{show.text(view.available)} rollouts left"
     used, held = show.text(view.usage.committed + view.usage.overage), show.text(view.usage.reserved)
-    sys.stdout.write(f"ok: team {view.team} at {address(options)}: {left}, {used} used, {held} held\n")
+    near = "".join(
+        f"; near or past a limit: {one.name} {show.text(one.used)} of {show.text(one.limit)}" for one in view.warnings
+    )
+    shadow = " (shadow mode)" if view.limits.mode == "shadow" else ""
+    sys.stdout.write(f"ok: team {view.team} at {address(options)}: {left}{shadow}, {used} used, {held} held{near}\n")
 
 
 def _changes(options: Options) -> None:

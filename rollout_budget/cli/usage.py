@@ -11,7 +11,7 @@ from typing import get_args
 
 from rollout_budget.cli import show
 from rollout_budget.cli.connection import TEAM_KEY, team
-from rollout_budget.cli.parsing import Commands, Options
+from rollout_budget.cli.parsing import Commands, Options, Usage
 from rollout_budget.client import SyncAllocatorClient
 from rollout_budget.wire import Dimension, RolloutCounts, UsageAnswer, UsageQuery, UsageRow
 
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         key=TEAM_KEY,
     )
     parser.add_argument(
-        "--by", type=_dimensions, default=("run",), metavar="D,D", help="some of run, policy, day (default: run)"
+        "--by", type=_dimensions, default=("run",), metavar="D,D", help="some of team, run, policy, day (default: run)"
     )
     parser.add_argument("--run", dest="run_id", metavar="ID", help="this run alone")
     parser.add_argument("--policy", metavar="ID", help="this policy alone")
@@ -43,7 +43,13 @@ def add(commands: Commands) -> None:
 
 
 def _usage(options: Options) -> None:
-    query = UsageQuery(run=options.run_id, policy=options.policy, since=options.since, until=options.until, limit=10_000)
+    if options.csv and options.json:
+        raise Usage("choose one of --csv and --json")
+    if options.since and options.until and options.since > options.until:
+        raise Usage(f"--since {options.since} is later than --until {options.until}, so no day is left")
+    query = UsageQuery(
+        run=options.run_id, policy=options.policy, since=options.since, until=options.until, limit=10_000
+    )
     with team(options) as client:
         rows = list(_rows(client, options.by, query))
     if options.csv:

@@ -65,8 +65,12 @@ def run(command: str, settings: Settings, options: Mapping[str, Any]) -> int:
             archive = Archive(database, options["to"])
             if options["verify"]:
                 return await _verify(archive, team)
+            stored = 0
             async for part in archive.store(before, team):
+                stored += 1
                 _say(f"{part.day} {part.rows} entries of {part.team} in {part.file} sha256 {part.digest}")
+            if not stored:
+                _say(f"nothing to archive of the days before {before}")
         finally:
             await database.engine.dispose()
         return 0

@@ -6,6 +6,7 @@ their owner alone, into the data directory. `production` takes its secrets from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,11 +18,17 @@ from services.kit.configuration import AdmittingSettings, is_loopback
 MIN_SECRET_CHARS = 32
 """Shortest pepper or admin key: 128 bits of hexadecimal digits."""
 
+PREFIX = "ROLLOUT_BUDGET_ALLOCATOR_"
+
+
+def _variables(names: Sequence[str]) -> str:
+    return " and ".join(PREFIX + name.upper() for name in names)
+
 
 class Settings(AdmittingSettings):
     """Everything that can be set. Secrets have no defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="ROLLOUT_BUDGET_ALLOCATOR_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     mode: Literal["embedded", "production"] = "embedded"
     host: str = "127.0.0.1"
@@ -59,7 +66,7 @@ class Settings(AdmittingSettings):
         if self.mode == "production":
             missing = [name for name in ("database_url", "pepper", "admin_key") if getattr(self, name) is None]
             if missing:
-                raise ValueError(f"production mode needs {', '.join(missing)}")
+                raise ValueError(f"production mode needs {', '.join(missing)}; set {_variables(missing)}")
         elif not is_loopback(self.host):
             raise ValueError(f"embedded mode binds to loopback only, not to {self.host!r}; use production mode")
         for name in ("pepper", "admin_key"):
@@ -67,7 +74,7 @@ class Settings(AdmittingSettings):
             if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
                 raise ValueError(f"{name} needs at least {MIN_SECRET_CHARS} characters")
         if (self.prior_url is None) != (self.prior_key is None):
-            raise ValueError("prior_url and prior_key go together")
+            raise ValueError(f"prior_url and prior_key go together; set {_variables(('prior_url', 'prior_key'))}")
         return self
 
     @property

@@ -7,6 +7,7 @@ subclassing, never by handlers of its own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -73,9 +74,7 @@ def _own(_request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this class alone
-    faults = [
-        {"at": list(fault["loc"]), "message": fault["msg"].removeprefix("Value error, ")} for fault in error.errors()
-    ]
+    faults = [{"at": list(fault["loc"]), "message": _message(fault)} for fault in error.errors()]
     first = faults[0]
     media_type = request.headers.get("content-type", "")
     if first["at"] == ["body"] and media_type and "json" not in media_type:
@@ -84,6 +83,15 @@ def _invalid(request: Request, error: Exception) -> Response:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     detail = f"{where}: {first['message']}{more}"
     return response(InvalidInput.status, detail, code=InvalidInput.code, errors=faults[:20])
+
+
+def _message(fault: Mapping[str, Any]) -> str:
+    """Say what is wrong with one field: as pydantic does, but where that leaves the caller to guess."""
+    if fault["type"] == "extra_forbidden":
+        return "there is no such field; /openapi.json lists those there are"
+    if fault["type"] == "json_invalid":
+        return f"no JSON: {fault['ctx']['error']}, at this character"
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _http(_request: Request, error: Exception) -> Response:

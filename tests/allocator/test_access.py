@@ -34,6 +34,7 @@ OWN_ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "decide", {"groups": [{"group_id": "g"}]}),
     ("GET", "budget", None),
     ("GET", "usage", None),
+    ("GET", "entries", None),
     ("GET", "changes", None),
 ]
 ADMIN_ROUTES: list[tuple[str, str, Any]] = [
@@ -52,6 +53,7 @@ ADMIN_ROUTES: list[tuple[str, str, Any]] = [
 READ_ONLY = {("GET", "runs/r"), ("POST", "runs/r/baselines"), ("GET", "reservations/r/g/0/0"), ("POST", "decide")} | {
     ("GET", "budget"),
     ("GET", "usage"),
+    ("GET", "entries"),
     ("GET", "changes"),
 }
 
@@ -197,7 +199,7 @@ def test_production_has_no_default_secret(tmp_path: Path) -> None:
     }
     assert Settings(**whole).mode == "production"
     for name in ("database_url", "pepper", "admin_key"):
-        with pytest.raises(ValidationError, match=f"production mode needs {name}"):
+        with pytest.raises(ValidationError, match=f"needs {name}; set ROLLOUT_BUDGET_ALLOCATOR_{name.upper()}"):
             Settings(**{**whole, name: None})
     with pytest.raises(ValidationError, match="at least 32 characters"):
         Settings(**{**whole, "pepper": SecretStr("short")})
@@ -212,5 +214,8 @@ def test_embedded_mode_stays_on_loopback() -> None:
             Settings(host=host)
     with pytest.raises(ValidationError, match="extra"):
         Settings.model_validate({"misspelt": 1})
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(
+        ValidationError,
+        match="go together; set ROLLOUT_BUDGET_ALLOCATOR_PRIOR_URL and ROLLOUT_BUDGET_ALLOCATOR_PRIOR_KEY",
+    ):
         Settings(prior_url="http://localhost:8101")

@@ -88,6 +88,18 @@ async def with_group(tmp_path: Path) -> AsyncIterator[Running]:
         yield made
 
 
+async def test_faults_of_a_body_are_named_for_people(with_group: Running) -> None:
+    """A misspelt field and broken JSON say what is wrong, and where."""
+    headers = {**with_group.team, "Content-Type": "application/json"}
+    for content, told in (
+        ('{"run_id": "n", "policy": "p", "polcy": 1}', "body.polcy: there is no such field; /openapi.json lists"),
+        ('{"run_id": "n" "policy": "p"}', "body.15: no JSON: Expecting ',' delimiter, at this character"),
+    ):
+        answer = await with_group.http.post("/v1/runs", content=content, headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(told), answer.text
+
+
 @pytest.mark.parametrize("name", BAD)
 async def test_g16_bad_input_is_422_and_stores_nothing(with_group: Running, name: str) -> None:
     """Each is refused with problem+json that names the fault, and no table has another row."""

@@ -58,6 +58,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("ROLLOUT_BUDGET_ALLOCATOR_DATABASE_URL", url)
     folder = str(tmp_path / "archive")
     assert main(["archive", "--to", folder, "--before", "2026-01-01"]) == 0
+    assert capsys.readouterr().out == "nothing to archive of the days before 2026-01-01\n"
     assert main(["archive", "--to", folder, "--verify"]) == 0
     assert "every file is there" in capsys.readouterr().out
     assert main(["prune"]) == 0

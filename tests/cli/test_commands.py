@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -182,12 +183,21 @@ def test_tables_are_for_people(service: Path, command: Command) -> None:
         ["team", "rollouts", "0", "30,000", "0"],
     ]
     assert budget["limits.rollouts_per_day"] == "none"
+    assert budget["available_tokens"] == "unlimited"
     lines = command("admin", "changes", "--team", "vision").out.splitlines()
     assert lines[0].split() == ["N", "AT", "BY", "KEY", "ACTION", "SUBJECT", "WHAT"]
     assert lines[-1].endswith("rollouts: 20,000 -> 30,000")
     assert " settings " in lines[-1]
     newest = command("admin", "changes", "--after", lines[1].split()[0], "--limit", "1").out.splitlines()
     assert newest[1].split() == lines[2].split()
+
+
+def test_status_says_which_limit_is_near_and_that_shadow_mode_refuses_nothing(service: Path, command: Command) -> None:
+    """A team without rollouts left is told so, whatever the mode."""
+    command("admin", "budget", "set", "default", "--rollouts", "0", "--mode", "shadow")
+    assert "no limit (shadow mode), 0 used" in command("status").out
+    command("admin", "budget", "set", "default", "--mode", "enforce")
+    assert command("status").out.endswith("0 rollouts left, 0 used, 0 held; near or past a limit: rollouts 0 of 0\n")
 
 
 def test_exit_codes_and_one_line_errors(service: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +209,11 @@ def test_exit_codes_and_one_line_errors(service: Path, command: Command, monkeyp
         (2, [], "see 'rollout-budget --help'"),
         (2, ["admin", "keys", "creat"], "see 'rollout-budget admin keys --help'"),
         (2, ["admin", "keys", "create", "default", "--expires-in", "soon"], "like 90s, 15m, 12h or 30d"),
+        (2, ["admin", "keys", "create", "default", "--expires-in", "90"], "like 90s, 15m, 12h or 30d"),
+        (2, ["usage", "--csv", "--json"], "one of --csv and --json"),
+        (2, ["usage", "--since", "2026-12-01", "--until", "2026-11-01"], "later than --until"),
+        (2, ["budget", "--key-file", "/dev/null"], "the key in /dev/null is empty"),
+        (1, ["budget", "--url", f"{os.environ['ROLLOUT_BUDGET_URL']}/elsewhere"], "without a path of its own"),
         (2, ["admin", "keys", "rotate", "x", "--grace", "1000d"], "grace_s"),
         (2, ["admin", "changes", "--limit", "0"], "above 0"),
         (2, ["budget", "--url", "nonsense"], "http:// or https://"),
