@@ -29,7 +29,9 @@ from services.kit.admission import Gate, Limited, Limits, Ticket
 PREFIX = "/v1/"
 """Paths that are admitted; all others are operational and cheap."""
 BODY_TIMEOUT_S = 30.0
-"""Longest time from a request's start to the end of its body: 64 MiB at 18 Mbit/s. It holds its units meanwhile."""
+"""Longest time from a request's start to the end of its body: 64 MiB at 18 Mbit/s."""
+BODY_PATIENCE_S = 0.5
+"""Time in which a request holds its units while its body comes; what comes later comes without them."""
 MAX_TEAMS = 200
 """Teams with labels of their own; all further ones share `other`."""
 WAIT_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -123,7 +125,7 @@ class Edge:
             return
         token = _admitted.set((self, admitted))
         try:
-            await self._app(scope, self._reading(receive, headers, team), send)
+            await self._app(scope, self._reading(receive, headers, admitted), send)
         finally:
             _admitted.reset(token)
             self._woken(self._gate.leave(admitted))
@@ -197,10 +199,11 @@ class Edge:
         self._counts.queue.set(self._gate.waiting)
         self._counts.units.set(self._gate.units)
 
-    def _reading(self, receive: Receive, headers: Headers, team: str) -> Receive:
+    def _reading(self, receive: Receive, headers: Headers, ticket: Ticket) -> Receive:
         """Return what reads a body: in bounded time, and with its bytes charged where they were not declared."""
         undeclared = _declared(headers) is None
-        ends = time.monotonic() + BODY_TIMEOUT_S
+        began = time.monotonic()
+        ends, patient_until = began + BODY_TIMEOUT_S, began + BODY_PATIENCE_S
         whole = False
 
         async def read() -> Message:
@@ -209,16 +212,32 @@ class Edge:
                 return await receive()
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
-                    message = await receive()
+                    message = await self._part(receive, ticket, patient_until - time.monotonic())
             except TimeoutError:
                 detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
                 raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
             whole = not message.get("more_body", False)
             if undeclared:
-                self._gate.charge(team, len(message.get("body", b"")), time.monotonic())
+                self._gate.charge(ticket.team, len(message.get("body", b"")), time.monotonic())
             return message
 
         return read
+
+    async def _part(self, receive: Receive, ticket: Ticket, patience_s: float) -> Message:
+        """Wait for a part of a body; for what comes slowly without the ticket's units, so that nobody holds them idle."""
+        coming = asyncio.ensure_future(receive())
+        try:
+            arrived, _ = await asyncio.wait({coming}, timeout=max(patience_s, 0.0))
+            if arrived:
+                return coming.result()
+            stepped = self.step_out(ticket)
+            try:
+                return await coming
+            finally:
+                if stepped:
+                    self.step_in(ticket)
+        finally:
+            coming.cancel()
 
 
 def bearer(headers: Headers) -> str:

@@ -19,6 +19,7 @@ from rollout_budget.engine import Engine, HistoryPrior, MemoryStore
 from rollout_budget.engine.stateless import decide
 from rollout_budget.errors import InvalidInput
 from rollout_budget.wire import DecideRequest, OpenGroup, OpenRequest, RunSpec
+from services.kit import edge
 from services.kit.admission import Limits
 from services.kit.edge import MAX_TEAMS, Counts, Edge, outside
 from services.kit.offload import LARGE, Thread
@@ -203,6 +204,41 @@ async def test_g17_a_full_line_is_503_at_once_and_not_for_the_quiet_one() -> Non
     house.go.set()
     assert (await tasks[0], await quiet) == (200, 200)
     assert house.value("queue_requests") == 0
+
+
+async def test_g13_who_sends_slowly_keeps_nobody_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that never ends holds the only unit for a moment, not for as long as a body may take."""
+    monkeypatch.setattr(edge, "BODY_PATIENCE_S", 0.01)
+    house = House()
+    ended: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    read: list[Message] = []
+
+    async def reading(_scope: Scope, receive: Receive, send: Send) -> None:
+        read.append(await receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def answer(team: str, receive: Receive) -> int:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/x", "app": None, "headers": [(b"authorization", team.encode())]}
+        await slow(scope, receive, send)
+        return int(sent[0]["status"])
+
+    async def whole() -> Message:
+        return {"type": "http.request", "body": b"{}"}
+
+    slow = edge.Edge(reading, house.edge._gate.limits, Anybody(), CollectorRegistry())
+    async with asyncio.timeout(10):  # long before the 30 s that a body may take
+        trickling = asyncio.create_task(answer("slow", lambda: ended))
+        await asyncio.sleep(0)
+        assert [await answer("quick", whole) for _ in range(3)] == [200] * 3
+        assert not trickling.done()
+        ended.set_result(await whole())
+        assert await trickling == 200
+    assert len(read) == 4
 
 
 async def test_g17_a_cancelled_request_leaves_the_line() -> None:
