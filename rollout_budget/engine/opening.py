@@ -13,7 +13,7 @@ import numpy as np
 from rollout_budget.decisions import Rules, first_wave
 from rollout_budget.engine import pacing
 from rollout_budget.engine.answers import groups_of
-from rollout_budget.engine.freezing import FrozenPrior, fetch, freeze
+from rollout_budget.engine.freezing import Fetched, FetchKey, FrozenPrior, fetch, freeze
 from rollout_budget.engine.ids import fingerprint, reservation_id
 from rollout_budget.engine.ports import PriorSource, Store, Transaction
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
@@ -36,10 +36,12 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
     """
     bodies = {GroupKey(group.group_id, group.attempt): group for group in request.groups}
     prints = {key: fingerprint(group) for key, group in bodies.items()}
-    async with store.transaction(team) as transaction:
-        run = await transaction.run(team, run_id)
-        fresh = _fresh(run, prints, await transaction.groups(team, run_id, list(bodies)))
-    fetched = await fetch(priors, run, [bodies[key] for key in fresh if bodies[key].prior is None])
+    fetched: dict[FetchKey, Fetched] = {}
+    if any(body.prior is None for body in bodies.values()):  # else the source has nothing to be asked
+        async with store.transaction(team) as transaction:
+            run = await transaction.run(team, run_id)
+            fresh = _fresh(run, prints, await transaction.groups(team, run_id, list(bodies)))
+        fetched = await fetch(priors, run, [bodies[key] for key in fresh if bodies[key].prior is None])
     async with store.transaction(team) as transaction:
         run = await transaction.run(team, run_id, lock=True)
         records = await transaction.groups(team, run_id, list(bodies))
