@@ -45,6 +45,10 @@ EPILOG = """examples:
   python -m benchmarks.allocator --quick --json figures.json      # sees that it runs"""
 
 
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+"""Lines of a document between which `--docs` writes."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts asked for; print a Markdown table; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -56,15 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", action="append", choices=PARTS, help="a part to run, repeatable (default: all)")
     parser.add_argument("--database", action="append", choices=KINDS, help="repeatable (default: both)")
     parser.add_argument("--duration", type=float, default=6.0, help="seconds per server and repetition (default: 6)")
-    parser.add_argument("--rate", type=float, default=60.0, help="requests per second of single calls (default: 60)")
+    parser.add_argument("--rate", type=float, default=30.0, help="requests per second of single calls (default: 30)")
     parser.add_argument("--seeds", type=int, default=5, help="repetitions, one per seed (default: 5)")
     parser.add_argument("--postgres", metavar="URL", help="server to create databases on (default: one from a wheel)")
     parser.add_argument("--folder", type=Path, help="directory on the disk to measure (default: the temporary one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="write the table here as well, between its markers")
     parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions; figures mean nothing")
     chosen = parser.parse_args(arguments)
     if min(chosen.duration, chosen.rate, chosen.seeds) <= 0:
         parser.error("--duration, --rate and --seeds are more than 0")
+    if chosen.docs is not None and (not chosen.docs.is_file() or _parts(chosen.docs.read_text("utf-8")) is None):
+        parser.error(f"--docs {chosen.docs}: no file with the lines {BEGIN} and {END}, in this order")
     began = time.monotonic()
     figures: list[Figure] = []
     print(HEADER)
@@ -82,12 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for figure in RUNNERS[part](options):
                 figures.append(figure)
                 print(figure.line(), flush=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"\n{machine}; {time.monotonic() - began:.0f} s; load average at the end {os.getloadavg()[0]:.1f}")
+    place = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    machine = f"{place}; {time.monotonic() - began:.0f} s; load average at the end {os.getloadavg()[0]:.1f}"
+    print(f"\n{machine}")
+    if chosen.docs is not None:
+        table = "\n".join([HEADER, *(figure.line() for figure in figures)])
+        _write(chosen.docs, f"{table}\n\n{machine}")
     if chosen.json is not None:
         report = {"machine": machine, "figures": [{**dataclasses.asdict(one), "ratio": one.ratio} for one in figures]}
         chosen.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return 0
+
+
+def _parts(document: str) -> tuple[str, str] | None:
+    """Return what stands before and after the figures; None where there is no place for them."""
+    before, begin, rest = document.partition(f"{BEGIN}\n")
+    _, end, after = rest.partition(END)
+    return (before, after) if begin and end else None
+
+
+def _write(file: Path, figures: str) -> None:
+    parts = _parts(file.read_text("utf-8"))
+    if parts is not None:
+        file.write_text(f"{parts[0]}{BEGIN}\n{figures}\n{END}{parts[1]}", "utf-8")
 
 
 if __name__ == "__main__":
