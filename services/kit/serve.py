@@ -46,8 +46,13 @@ class Server(uvicorn.Server):
         self._key_files = key_files
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where, if it did."""
-        await super().startup(sockets)
+        """Start, and say where, if it did; where its address cannot be had, say what to do, after uvicorn's own line."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            taken = f"{self._app.title} cannot listen on {self.config.host}:{self.config.port}"
+            _log.error(f"{taken}: stop what is there, or choose another place with --host and --port")
+            raise
         if self.started:
             bound = [one.getsockname()[:2] for server in self.servers for one in server.sockets]
             places = ", ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in bound)

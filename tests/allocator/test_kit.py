@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import socket
 import stat
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from services.kit import http
 from services.kit.configuration import faults, listed
 from services.kit.database import connect
 from services.kit.keys import ensure_file
-from services.kit.serve import Server
+from services.kit.serve import Server, run
 from services.prior_api.settings import Settings as PriorSettings
 
 
@@ -134,6 +135,18 @@ async def test_no_client_can_make_labels() -> None:
     assert "BREW" not in exposed
     assert "WHEN" not in exposed
     assert 'method="other",route="/livez"' in exposed
+
+
+def test_a_taken_port_is_told_with_what_to_do() -> None:
+    """The line names the place and the options that choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with capture_logs() as logs, pytest.raises(SystemExit):
+            run(FastAPI(title="it"), host="127.0.0.1", port=port, balanced=False)
+    told = f"it cannot listen on 127.0.0.1:{port}: stop what is there, or choose another place with --host and --port"
+    assert logs == [{"event": told, "log_level": "error"}]
 
 
 async def test_g21_readyz_turns_false_while_connections_are_still_accepted() -> None:

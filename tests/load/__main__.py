@@ -24,8 +24,11 @@ TEAMS = ("quiet", "loud")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one scenario; return the exit status."""
     options = _parser().parse_args(arguments)
-    settings = dict(one.split("=", 1) for one in options.set)
-    asyncio.run(_run(options, settings))
+    try:
+        asyncio.run(_run(options, dict(options.set)))
+    except RuntimeError as error:  # the allocator did not start, and has said why
+        print(f"tests.load: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -93,9 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each round (default: 20)")
     parser.add_argument("--rate", type=float, help="requests per second of the quiet team, or the peak; else measured")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the allocator; may be repeated"
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the allocator; may be repeated",
     )
     return parser
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} has no value; write it like concurrency=8")
+    return name, value
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ async def allocator(folder: Path, teams: Sequence[str], **settings: object) -> A
         target.keys = await _move_in(target.url, (folder / "admin.key").read_text().strip(), teams)
         yield target
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 
