@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from sqlalchemy import Row, and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import Column, Table
 
 from rollout_budget.errors import Conflict, InvalidInput
 from rollout_budget.ledger.base import Account
@@ -49,7 +50,7 @@ from services.kit.session import Database
 
 FORMAT = "rollout-budget entries 1"
 MOST_ROWS = 20_000
-"""Entries in one file: their deletion holds the team's row for well under a second."""
+"""Entries in one file, and rows forgotten at once: their deletion holds the team's row for well under a second."""
 COLUMNS = tuple(column.name for column in entries.columns)
 
 
@@ -257,15 +258,25 @@ async def prune(database: Database, before: date, team: str | None = None) -> di
     Nothing is forgotten of a run that is not finished, that has entries in the database still, or holds anything. The
     run itself stays, finished: it opens no group again, so that an id which is forgotten takes no effect a second time.
     """
-    over = await _over(database, before.isoformat(), team)
     gone = dict.fromkeys(("reservations", "groups", "plans"), 0)
-    for name, run in over:
-        async with database.transaction() as connection:
-            await Accounts(connection).gate(name)
-            for table in (reservations, groups, plans):
-                here = and_(table.c.team == name, table.c.run == run)
-                gone[table.name] += (await connection.execute(delete(table).where(here))).rowcount
+    for name, run in await _over(database, before.isoformat(), team):
+        for table, key in (
+            (groups, groups.c.group_id),
+            (plans, plans.c.entry_id),
+            (reservations, reservations.c.id_digest),
+        ):
+            while forgotten := await _forget(database, table, key, Account(name, run)):
+                gone[table.name] += forgotten
     return gone
+
+
+async def _forget(database: Database, table: Table, key: Column[Any], account: Account) -> int:
+    """Delete some rows of a run; return how many: requests of its team wait for no more than that."""
+    here = and_(table.c.team == account.team, table.c.run == account.run)
+    some = select(key).where(here).limit(MOST_ROWS)
+    async with database.transaction() as connection:
+        await Accounts(connection).gate(account.team)
+        return (await connection.execute(delete(table).where(here, key.in_(some)))).rowcount
 
 
 async def _over(database: Database, before: str, team: str | None) -> list[tuple[str, str]]:

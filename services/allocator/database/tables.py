@@ -178,6 +178,7 @@ entries = Table(
     Column("policy", String(ID)),
     Column("extra", Boolean),
     Index("ix_entries_team_entry", "team", "entry_id"),
+    Index("ix_entries_team_run_entry", "team", "run", "entry_id"),
     Index(
         "ix_entries_overage",
         "team",
