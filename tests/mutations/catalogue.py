@@ -201,8 +201,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G14",
         "services/allocator/database/store.py",
         "the team in the question for a run",
-        '.where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))\n    .execution_options',
-        '.where(runs.c.run == bindparam("in_run"))\n    .execution_options',
+        '    runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")\n)\nLOCKED_RUN',
+        '    runs.c.run == bindparam("in_run")\n)\nLOCKED_RUN',
         ("tests/conformance/test_stores.py", "-k", "g14 and sqlite"),
     ),
     Mutation(
