@@ -85,7 +85,10 @@ OLD_ENTRIES = [
     {**OLD, "kind": "overage", "reservation": "r/g/0/1", "rollouts": 2, "day": "2026-12-01"},
     {
         **(OLD | {"reference": 16, "tokens": 900, "seconds": 1.5}),
-        **{"kind": "close", "reservation": "r/g/0/1", "rollouts": 0, "day": "2026-12-01"},
+        "kind": "close",
+        "reservation": "r/g/0/1",
+        "rollouts": 0,
+        "day": "2026-12-01",
     },
 ]
 """A group as the release before sums of usage wrote it."""

@@ -18,6 +18,7 @@ from rollout_budget.client.resilient import ResilientAllocator
 from rollout_budget.engine import opening
 from rollout_budget.errors import ServiceError
 from rollout_budget.ledger import books, core
+from rollout_budget.ledger.limits import enforced
 from rollout_budget.ledger.memory import MemoryLedger
 from rollout_budget.wire import CloseAnswer, ClosedGroup, OpenRequest
 
