@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from rollout_budget.cli import admin, team, usage
 from rollout_budget.cli.connection import address
-from rollout_budget.cli.parsing import USAGE_STATUS, Commands, Options, Parser, Usage
+from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Options, Parser, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
 
-REFUSED_STATUS = 1
 AWAY_STATUS = 3
 
 COMMANDS = (team.add, usage.add, admin.add)

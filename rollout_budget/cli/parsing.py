@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+REFUSED_STATUS = 1
+"""Exit code of a command that the service refused, or whose answer is not what was required."""
 USAGE_STATUS = 2
 """Exit code of a command that was not understood or lacks something, before anything was sent."""
 

@@ -7,7 +7,8 @@ import sys
 from rollout_budget.cli import show
 from rollout_budget.cli.changes import add_options, print_changes
 from rollout_budget.cli.connection import TEAM_KEY, address, team
-from rollout_budget.cli.parsing import Commands, Options
+from rollout_budget.cli.parsing import REFUSED_STATUS, Commands, Options, positive
+from rollout_budget.wire import BudgetView
 
 
 def add(commands: Commands) -> None:
@@ -19,12 +20,16 @@ def add(commands: Commands) -> None:
         _budget,
         key=TEAM_KEY,
     )
-    commands.command(
+    status = commands.command(
         "status",
         "Say in one line whether service and key work, and what is left. The exit code alone tells a script.",
-        "  rollout-budget status && python train.py\n  rollout-budget status --key-file .rollout-budget/allocator/team.key",
+        "  rollout-budget status --require 10000 && python train.py\n"
+        "  rollout-budget status --key-file .rollout-budget/allocator/team.key",
         _status,
         key=TEAM_KEY,
+    )
+    status.add_argument(
+        "--require", type=positive, metavar="N", help="end with 1 unless N rollouts are left, or no limit"
     )
     changes = commands.command(
         "changes",
@@ -47,14 +52,23 @@ def _status(options: Options) -> None:
         view = client.budget()
     if options.json:
         sys.stdout.write(view.model_dump_json(indent=2) + "\n")
-        return
+        sys.exit(REFUSED_STATUS if _short(options, view) else 0)
     left = "no limit" if view.available is None else f"{show.text(view.available)} rollouts left"
     used, held = show.text(view.usage.committed + view.usage.overage), show.text(view.usage.reserved)
     near = "".join(
         f"; near or past a limit: {one.name} {show.text(one.used)} of {show.text(one.limit)}" for one in view.warnings
     )
     shadow = " (shadow mode)" if view.limits.mode == "shadow" else ""
-    sys.stdout.write(f"ok: team {view.team} at {address(options)}: {left}{shadow}, {used} used, {held} held{near}\n")
+    word = "short" if _short(options, view) else "ok"
+    sys.stdout.write(
+        f"{word}: team {view.team} at {address(options)}: {left}{shadow}, {used} used, {held} held{near}\n"
+    )
+    if _short(options, view):
+        sys.exit(REFUSED_STATUS)
+
+
+def _short(options: Options, view: BudgetView) -> bool:
+    return options.require is not None and view.available is not None and view.available < options.require
 
 
 def _changes(options: Options) -> None:

@@ -55,10 +55,9 @@ def _usage(options: Options) -> None:
     if options.csv:
         _write_csv(options.by, rows)
         return
-    figures = [[getattr(row, one) for one in options.by] + [_figure(row, one) for one in SHOWN] for row in rows]
-    header = [
-        name.upper().removesuffix("_PER_ROLLOUT") + ("/R" if name.endswith("_per_rollout") else "") for name in SHOWN
-    ]
+    shown = (*SHOWN, "shadow_refused") if any(row.counts.shadow_refused for row in rows) else SHOWN
+    figures = [[getattr(row, one) for one in options.by] + [_figure(row, one) for one in shown] for row in rows]
+    header = [name.upper().replace("_PER_ROLLOUT", "/R") for name in shown]
     show.answer(options, UsageAnswer(rows=rows), figures, [*(one.upper() for one in options.by), *header])
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
+from rollout_budget.engine.answers import value_to_unit
 from rollout_budget.errors import Conflict, InvalidInput, RolloutBudgetError
 from rollout_budget.wire import (
     MAX_GROUPS,
@@ -195,7 +196,11 @@ class RunState:
         entry = self.entry(Key.of(group))
         untold = None if entry.told or entry.observed is None else entry.observed.outcomes
         outcomes = untold if group.outcomes is None else group.outcomes
-        if outcomes is not None and self.spec.outcome_range.core().to_unit(outcomes).size > group.used:
+        if (
+            outcomes is not None
+            and value_to_unit(self.spec.outcome_range.core(), f"group {group.group_id!r}: outcome", outcomes).size
+            > group.used
+        ):
             raise InvalidInput(f"group {group.group_id!r}: {len(outcomes)} outcomes of {group.used} rollouts")
         return replace(entry, asked=group, closing=group.model_copy(update={"outcomes": outcomes}))
 

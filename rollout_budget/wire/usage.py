@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, computed_field
+from pydantic import BeforeValidator, Field, computed_field, model_validator
 
 from rollout_budget.wire.common import Identifier, NonNegative, Request, Wire
 from rollout_budget.wire.counts import RolloutCounts
@@ -40,6 +40,12 @@ class UsageQuery(Request):
         default=None, description="`next` of the page before."
     )
     limit: Annotated[int, Field(ge=1, le=MAX_USAGE_ROWS)] = Field(default=1_000, description="Rows of a page.")
+
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError("since comes after until")
+        return self
 
 
 class UsageRow(Wire):

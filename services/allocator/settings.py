@@ -28,7 +28,7 @@ def _variables(names: Sequence[str]) -> str:
 class Settings(AdmittingSettings):
     """Everything that can be set. Secrets have no defaults."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     mode: Literal["embedded", "production"] = "embedded"
     host: str = "127.0.0.1"

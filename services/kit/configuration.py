@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import textwrap
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.kit.admission import Limits
 
@@ -18,6 +19,8 @@ class ServiceSettings(BaseSettings):
 
     Left to itself the environment is only searched for known names, so a misspelt one would be ignored in silence.
     """
+
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,12 +88,16 @@ class AdmittingSettings(ServiceSettings):
 
 
 def listed(settings: type[ServiceSettings]) -> str:
-    """Return one line per setting, its variable and its default, for `--help`."""
+    """Return each setting's variable, its default and what it means, for `--help`."""
     prefix = settings.model_config["env_prefix"]
-    return "\n".join(
-        f"  {prefix}{name.upper()}  (default: {field.get_default(call_default_factory=True)})"
-        for name, field in settings.model_fields.items()
-    )
+    lines = []
+    for name, field in settings.model_fields.items():
+        lines.append(f"  {prefix}{name.upper()}  (default: {field.get_default(call_default_factory=True)})")
+        if field.description:
+            lines += textwrap.wrap(
+                " ".join(field.description.split()), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
+    return "\n".join(lines)
 
 
 def is_loopback(host: str) -> bool:

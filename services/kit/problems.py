@@ -106,4 +106,8 @@ def _http(_request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     _log.error("unexpected error", route=getattr(request.scope.get("route"), "path", None), exc_info=error)
-    return response(500, "The service failed; the request may be repeated with the same ids.", code="internal")
+    return response(
+        500,
+        "The service failed, and its log says why; repeating the request with the same ids is safe.",
+        code="internal",
+    )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import Table
@@ -59,6 +59,8 @@ class Database:
                 if committing:
                     raise CommitUnanswered("the database went away while it stored this; it may be stored") from error
                 raise Unavailable("the database is busy or away; nothing was stored") from error
+            except ProgrammingError as error:
+                raise _unmigrated(error) from error
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -76,6 +78,8 @@ class Database:
                     yield connection
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise Unavailable("the database is busy or away; nothing was stored") from error
+        except ProgrammingError as error:
+            raise _unmigrated(error) from error
 
     @asynccontextmanager
     async def _turns(self) -> AsyncIterator[None]:
@@ -91,6 +95,13 @@ class Database:
             yield
         finally:
             self._turn.release()
+
+
+def _unmigrated(error: ProgrammingError) -> Exception:
+    """Return what it means that a table or a column is not there: PostgreSQL says so by these codes, SQLite as busy."""
+    if getattr(error.orig, "sqlstate", None) in {"42P01", "42703"}:
+        return Unavailable("the database is not at this release's schema: run `migrate`; nothing was stored")
+    return error
 
 
 def insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:

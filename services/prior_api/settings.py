@@ -28,7 +28,9 @@ Secret = Annotated[SecretStr, Field(min_length=16, max_length=200)]
 class Settings(AdmittingSettings):
     """Everything that can be set. An environment variable per field, lists and tables as JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="ROLLOUT_BUDGET_PRIOR_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ROLLOUT_BUDGET_PRIOR_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     mode: Literal["embedded", "production"] = "embedded"
     """Embedded: one process on loopback for its own machine. Production: behind a proxy, keys required."""

@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rollout_budget.errors import Unavailable
 from rollout_budget.ledger.base import Account, Ask
 from rollout_budget.ledger.books import day_of
 from rollout_budget.wire import RolloutCounts, RunLimits, TeamLimits
@@ -18,8 +19,10 @@ from services.allocator.__main__ import main
 from services.allocator.database import migrate
 from services.allocator.database.clock import now_s
 from services.allocator.database.ledger import SqlLedger
-from services.allocator.database.tables import metadata
+from services.allocator.database.store import SqlStore
+from services.allocator.database.tables import metadata, runs
 from services.kit.database import connect
+from services.kit.session import Database
 from tests.allocator.running import running
 from tests.postgres import postgres_url
 
@@ -205,3 +208,21 @@ def test_the_migrate_command_prepares_a_production_database(tmp_path: Path, monk
     monkeypatch.setenv("ROLLOUT_BUDGET_ALLOCATOR_ADMIN_KEY", "a" * 32)
     assert main(["migrate"]) == 0
     assert (tmp_path / "production.db").exists()
+
+
+async def test_a_database_before_migrate_is_unavailable_and_says_so(empty_database: str) -> None:
+    """Not a failure of the service: whoever runs it is told what to do, clients try again."""
+    engine = connect(empty_database)
+    said = "busy or away"
+    if engine.dialect.name == "postgresql":
+        said = "run `migrate`"
+        async with engine.begin() as connection:  # what tests before this one left
+            await connection.execute(text("DROP SCHEMA public CASCADE"))
+            await connection.execute(text("CREATE SCHEMA public"))
+    with pytest.raises(Unavailable, match=said):
+        async with SqlStore(Database(engine)).transaction() as transaction:
+            await transaction.run("team", "run")
+    with pytest.raises(Unavailable, match=said):
+        async with Database(engine).snapshot() as connection:
+            await connection.execute(select(runs))
+    await engine.dispose()

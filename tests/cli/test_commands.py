@@ -241,3 +241,12 @@ def test_the_console_script_runs(service: Path) -> None:
         ["bash", "-o", "pipefail", "-c", f"{script} admin changes --help | head -c 1"], capture_output=True, check=False
     )
     assert piped.stderr == b""
+
+
+def test_status_ends_with_1_where_less_is_left_than_required(service: Path, command: Command) -> None:
+    """Also as JSON; a team without a limit has all it may want."""
+    assert command("status", "--require", "1000000").out.startswith("ok: ")
+    command("admin", "budget", "set", "default", "--rollouts", "9")
+    assert command("status", "--require", "9").out.startswith("ok: ")
+    for more in ((), ("--json",)):
+        assert command("status", "--require", "10", *more, good=False).status == 1
