@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ NOTICE_S = 5.0
 """Time between `/readyz` turning false and the sockets closing, for balancers that probe every few seconds (G21)."""
 DRAIN_S = 20
 """Longest wait for requests in flight after that: twice the client's default deadline; both fit into 30 s."""
+
+COLLECT_AFTER = (50_000, 20, 20)
+"""New objects before cycles are looked for, and how often older ones are looked at again. A batch of 512 groups makes some
+ten thousand objects that all end with it: at Python's own thresholds an observe of them took 85 ms of CPU at the median,
+at these 33 ms."""
 
 _log = structlog.get_logger(__name__)
 
@@ -68,5 +74,8 @@ class Server(uvicorn.Server):
 
 def run(app: FastAPI, *, host: str, port: int, balanced: bool, key_files: Sequence[Path] = ()) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight; with notice where balancers probe (`balanced`)."""
+    gc.collect()
+    gc.freeze()  # what is there now stays to the end: no cycles are looked for among it
+    gc.set_threshold(*COLLECT_AFTER)
     with contextlib.suppress(KeyboardInterrupt):
         Server(app, host=host, port=port, notice_s=NOTICE_S if balanced else 0.0, key_files=key_files).run()
