@@ -38,9 +38,10 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plan": (
         "POST",
         "/v1/runs/r/plan",
-        {"plan_id": "n", "groups": 1, "rollouts": 4, "exploration": 0.1, "policy_version": 1,
-         "candidates": [{"prompt_key": "k", "prior": {"value": 0.5, "standard_error": 0.1}}]},
+        {"plan_id": "n", "rollouts": 4, "exploration": 0.1,
+         "candidates": [{"prompt_key": "k", "policy_version": 1, "prior": {"value": 0.5, "standard_error": 0.1}}]},
     ),
+    "plan of groups": ("POST", "/v1/runs/r/plan", {"plan_id": "m", "groups": 1, "candidates": [{"prompt_key": "k"}]}),
     "open": (
         "POST",
         "/v1/runs/r/groups/open",
