@@ -32,6 +32,7 @@ from rollout_budget.wire import (
     OpenAnswer,
     OpenedGroup,
     OpenGroup,
+    OpenRequest,
     PlanAnswer,
     PlannedPrompt,
     PlanRequest,
@@ -54,6 +55,7 @@ class Memory:
         decisions: the last decision of recent groups, for `baselines`.
         weights: importance weights of recent groups, likewise.
         plans: the newest plans, the service's and those made here (`own_plans`).
+        known: ids of recent plans, many more of them; `gone`: of those, what the service does not keep.
     """
 
     spec: RunSpec
@@ -62,6 +64,8 @@ class Memory:
     weights: Recent[str, float] = field(default_factory=Recent)
     plans: OrderedDict[str, PlanAnswer] = field(default_factory=OrderedDict)
     own_plans: set[str] = field(default_factory=set)
+    known: Recent[str, None] = field(default_factory=Recent)
+    gone: Recent[str, None] = field(default_factory=Recent)
 
     def plan(self, request: PlanRequest, reason: str) -> PlanAnswer:
         """Choose uniformly among the candidates, with the chances of that.
@@ -79,13 +83,24 @@ class Memory:
     def planned(self, answer: PlanAnswer) -> PlanAnswer:
         """Remember a plan, and no more than the service would."""
         self.plans[answer.plan_id] = answer
+        self.known[answer.plan_id] = None
         if len(self.plans) > PLANS_KEPT:
-            self.own_plans.discard(self.plans.popitem(last=False)[0])
+            oldest = self.plans.popitem(last=False)[0]
+            if oldest in self.own_plans:
+                self.own_plans.remove(oldest)
+                self.gone[oldest] = None
         return answer
 
     def told(self, group: OpenGroup) -> OpenGroup:
-        """Return what the service is told of a group: it knows no plan that was made here."""
-        return group.model_copy(update={"plan_id": None}) if group.plan_id in self.own_plans else group
+        """Return what the service is told of a group: it knows no plan that was made here, nor one that is gone."""
+        strange = group.plan_id in self.own_plans or group.plan_id in self.gone
+        return group.model_copy(update={"plan_id": None}) if strange else group
+
+    def without_plans(self, request: OpenRequest) -> OpenRequest | None:
+        """Return a request without the plans that were known here: the service keeps them no longer. None without any."""
+        lost = [group.plan_id for group in request.groups if group.plan_id is not None and group.plan_id in self.known]
+        self.gone.update(dict.fromkeys(lost))
+        return request.model_copy(update={"groups": [self.told(one) for one in request.groups]}) if lost else None
 
     def open(self, opening: Sequence[OpenGroup], lease_s: float) -> list[OpenedGroup]:
         """Grant the first wave of each group.

@@ -29,6 +29,7 @@ from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.fallback import Memory
 from rollout_budget.client.journal import Close, Declare, Finish, Journal, Key, Open, Step
+from rollout_budget.client.opening import open_there
 from rollout_budget.engine.answers import prior_quality
 from rollout_budget.engine.stateless import decide
 from rollout_budget.errors import RolloutBudgetError, ServiceError, Unauthorized, Unavailable
@@ -187,8 +188,10 @@ class ResilientAllocator:
             group for group in request.groups if not (state.was_opened(group) and state.entry(Key.of(group)).local)
         ]
         asked = request.model_copy(update={"groups": theirs})
-        answer = await self._ask(partial(self._client.open, run_id, asked)) if theirs and state.known else None
-        if answer is not None:
+        there = partial(open_there, self._client, memory, run_id, asked)
+        found = await self._ask(there) if theirs and state.known else None
+        if found is not None:
+            asked, answer = found
             answer = memory.unwithheld(answer, named, request.lease_s)
             self._journal.opened(run_id, asked, answer.groups, known=True)
             memory.weights.update({group.group_id: group.importance_weight for group in answer.groups})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rollout_budget.engine.planning import PLANS_KEPT
 from rollout_budget.errors import NotFound
 from rollout_budget.wire import (
     BaselinesRequest,
@@ -69,6 +70,22 @@ async def test_weights_of_the_services_plan_hold_while_it_is_away() -> None:
     await house.allocator.close(SPEC.run_id, closing(g=4))
     house.service.return_()
     await house.allocator.flush()
+    assert await booked(house) == (4, 0)
+
+
+async def test_a_group_whose_plan_is_gone_is_opened_all_the_same() -> None:
+    """A step that waited while others planned 64 times and more: it goes on, with weight 1, and repeats are the same."""
+    house = House()
+    await house.allocator.create_run(SPEC)
+    plans = [await house.allocator.plan(SPEC.run_id, REQUEST)]
+    for number in range(PLANS_KEPT + 1):
+        again = REQUEST.model_copy(update={"plan_id": f"plan {number}"})
+        plans.append(await house.allocator.plan(SPEC.run_id, again))
+    late = opening(plans[0].prompts[0].prompt_key)
+    opened = await house.allocator.open(SPEC.run_id, late)
+    assert (opened.groups[0].importance_weight, opened.groups[0].grant) == (1.0, 4)
+    assert await house.allocator.open(SPEC.run_id, late) == opened
+    await house.allocator.close(SPEC.run_id, closing(g=4))
     assert await booked(house) == (4, 0)
 
 
