@@ -297,11 +297,11 @@ class LearnedLaw:
         if not self.columns:
             return self
         counts, likelihood = self._counted()
-        chance = np.einsum("ncr,ur->ncu", self._parts(), likelihood, optimize=True)
+        parts = self._parts().swapaxes(0, 1)
+        chance = (parts @ likelihood.T).reshape(len(parts), -1)  # of each part, of every cell of `counts`
         start, shares = START_GROUPS * np.array(START), np.array(self.shares)
         for _ in range(SHARE_STEPS):
-            weights = counts / np.einsum("c,ncu->nu", shares, chance)
-            shares = start + shares * np.einsum("nu,ncu->c", weights, chance)
+            shares = start + shares * (chance @ (counts.ravel() / (shares @ chance)))
             shares /= shares.sum()
         return replace(self, shares=tuple(shares.tolist()))
 

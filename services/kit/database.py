@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, make_url
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from services.kit import in_place
 
 BUSY_TIMEOUT_S = 5
 """Longest wait for SQLite's write lock before a request is shed with 503."""
@@ -101,14 +104,7 @@ def connect(url: str) -> AsyncEngine:
             file = Path(parsed.database)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o600)  # its -wal and -shm take over the mode
-        engine = create_async_engine(
-            parsed.set(drivername="sqlite+aiosqlite"),
-            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
-            hide_parameters=True,
-        )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_immediate)
-        return engine
+        return _sqlite(parsed.set(drivername="sqlite+aiosqlite"))
     if backend == "postgresql":
         bounds = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC {GONE}"
         return create_async_engine(
@@ -120,6 +116,36 @@ def connect(url: str) -> AsyncEngine:
             hide_parameters=True,
         )
     raise ValueError(f"database URL {parsed.render_as_string()!r} names neither sqlite nor postgresql")
+
+
+def prompt(engine: AsyncEngine) -> AsyncEngine:
+    """Return an engine on the same database for short transactions, at most one at a time: this one, except with SQLite.
+
+    A file is then opened a second time, in place; both are let go of together.
+    """
+    if engine.dialect.name != "sqlite" or engine.url.database in {None, "", ":memory:"}:
+        return engine
+    # of one writer; a busy file is another process's, and to wait for it would hold up the loop
+    quick = _sqlite(
+        engine.url.set(drivername=in_place.DRIVER),
+        {"check_same_thread": False, "factory": in_place.Connection},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+    )
+    event.listen(engine.sync_engine, "engine_disposed", lambda _engine: quick.sync_engine.dispose())
+    return quick
+
+
+def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None, **(arguments or {})},
+        hide_parameters=True,
+        **pool,
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

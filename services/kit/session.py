@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import Table
 
 from rollout_budget.errors import OutcomeUnknown, Unavailable
+from services.kit.database import prompt
 
 TURN_TIMEOUT_S = 5.0
 """Longest wait for this process's turn to write to SQLite, the same as for the file's own lock."""
@@ -35,15 +36,19 @@ class CommitUnanswered(Unavailable):
 
 
 class Database:
-    """One database: an engine and the turn of its writers."""
+    """One database: an engine, one for short transactions, and the turn of its writers."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self._prompt = prompt(engine)
         self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, short: bool = False) -> AsyncIterator[AsyncConnection]:
         """Enter a transaction; commits at the end of the block, rolls back if it raises.
+
+        Args:
+            short: each statement takes well under the time that others may be kept waiting; SQLite then runs it in place.
 
         Raises:
             Unavailable: the database is away, or a lock was not had in time; nothing was stored.
@@ -52,7 +57,7 @@ class Database:
         async with self._turns():
             committing = False
             try:
-                async with self.engine.begin() as connection:
+                async with (self._prompt if short else self.engine).begin() as connection:
                     yield connection
                     committing = True
             except (OperationalError, InterfaceError, PoolTimeout) as error:

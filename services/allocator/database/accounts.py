@@ -62,11 +62,11 @@ _THIS = and_(
     accounts.c.run == bindparam("in_run"),
     accounts.c.span == bindparam("in_span"),
 )
-_SPANS = ("in_day", "in_month", "in_step")
+_SPANS = {TOTAL: "in_total", DAY: "in_day", MONTH: "in_month", STEP: "in_step"}
 _THESE = and_(
     accounts.c.team == bindparam("in_team"),
     accounts.c.run.in_((literal(""), bindparam("in_run"))),
-    accounts.c.span.in_((literal(TOTAL), *(bindparam(span) for span in _SPANS))),
+    accounts.c.span.in_([bindparam(span) for span in _SPANS.values()]),
 )
 """The rows of all scopes of a grant: only teams have days and months, only runs have steps."""
 TAKE = (
@@ -112,9 +112,10 @@ GATE = select(now_s().label("moment"), _OWN.c.tokens_each, _OWN.c.milliseconds_e
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What is known once the team's row is locked: the database's clock, and what a rollout of the run holds."""
+    """What is known once the team's row is locked: the database's clock, and what a rollout of `run` holds."""
 
     moment: float
+    run: str
     each: Amounts
 
 
@@ -133,26 +134,29 @@ class Accounts:
         row = (await self._connection.execute(GATE, {"in_team": team, "in_run": run})).one_or_none()
         if row is None:
             raise NotFound(f"no account of team {team!r}")
-        return Gate(float(row.moment), Amounts(1, row.tokens_each or 0, row.milliseconds_each or 0))
+        return Gate(float(row.moment), run, Amounts(1, row.tokens_each or 0, row.milliseconds_each or 0))
 
     async def take(self, charged: Sequence[Scope], n: int, each: Amounts, *, lenient: bool) -> list[Bound] | None:
         """Reserve `n` rollouts that hold `each` in every scope, and return how these stand now; or in none: None.
 
-        Limits in shadow mode refuse as the others do, unless it is `lenient`.
+        Limits in shadow mode refuse as the others do, unless it is `lenient`. A day, month or step that has no row yet
+        gets one on the way.
         """
-        held, needed = each.times(n), need(each, n)
+        held = each.times(n)
         values = {
-            **_these(charged),
             "lenient": lenient,
-            **dict(zip(_NEEDS, needed, strict=True)),
+            **dict(zip(_NEEDS, need(each, n), strict=True)),
             **{f"add_{name}": amount for name, amount in held._asdict().items()},
         }
-        rows = (await self._connection.execute(TAKE, values)).all()
-        taken = _bounds(charged, rows)
+        taken = await self._take(charged, values)
+        rest = [scope for scope in charged if scope not in taken]
+        if rest and all(scope.window != TOTAL for scope in rest):  # the first grant there, or a limit is reached
+            await self.open_spans(rest)
+            taken |= await self._take(rest, values)
         if len(taken) == len(charged):
-            return taken
+            return [taken[scope] for scope in charged]
         back = Counts(reserved=-n, tokens_reserved=-held.tokens, milliseconds_reserved=-held.milliseconds)
-        await self.move({bound.scope: back for bound in taken})
+        await self.move(dict.fromkeys(taken, back))
         return None
 
     async def move(self, changes: Mapping[Scope, Counts]) -> None:
@@ -216,6 +220,12 @@ class Accounts:
         row = (await self._connection.execute(query)).one_or_none()
         return ONE if row is None else Amounts(1, row.tokens_each, row.milliseconds_each)
 
+    async def _take(self, charged: Sequence[Scope], values: Mapping[str, Any]) -> dict[Scope, Bound]:
+        """Reserve in each of these scopes that has a row and room; return those."""
+        rows = (await self._connection.execute(TAKE, {**_these(charged), **values})).all()
+        keys = {(scope.account.run, scope.window): scope for scope in charged}
+        return {scope: _as_bound(scope, row) for row in rows if (scope := keys[row.run, row.span])}
+
     async def _open(self, account: Account, terms: Terms) -> None:
         rows = [
             {"team": account.team, "run": account.run, "span": span, **_limits(terms, caps)}
@@ -236,12 +246,6 @@ def _limits(terms: Terms, caps: Caps) -> dict[str, Any]:
         "tokens_each": terms.each.tokens,
         "milliseconds_each": terms.each.milliseconds,
     }
-
-
-def _bounds(charged: Sequence[Scope], rows: Sequence[Row[Any]]) -> list[Bound]:
-    found = {(row.run, row.span): row for row in rows}
-    keys = {scope: (scope.account.run, scope.window) for scope in charged}
-    return [_as_bound(scope, found[key]) for scope, key in keys.items() if key in found]
 
 
 def _as_bound(scope: Scope, row: Row[Any]) -> Bound:
@@ -268,12 +272,12 @@ def _by_account(wanted: Iterable[Scope]) -> list[tuple[tuple[str, str], dict[str
 
 
 def _these(charged: Sequence[Scope]) -> dict[str, str]:
+    """Return the parameters that name these scopes; no row has an empty span."""
     spans = {pattern_of(scope.window): scope.window for scope in charged}
-    windows = (spans[DAY], spans[MONTH], spans.get(STEP, TOTAL))
     return {
         "in_team": charged[-1].account.team,
         "in_run": charged[-1].account.run,
-        **dict(zip(_SPANS, windows, strict=True)),
+        **{parameter: spans.get(pattern, "") for pattern, parameter in _SPANS.items()},
     }
 
 

@@ -83,6 +83,7 @@ class SqlLedger:
         self.timings: list[tuple[str, float]] = []
         self._connection = connection
         self._accounts = Accounts(connection)
+        self._gates: dict[str, Gate] = {}
         self._offset_s = clock_offset_s
         self._unsummed: list[Entry] = []
         self._bounds: Sequence[Bound] = ()
@@ -199,8 +200,12 @@ class SqlLedger:
         self.timings.append((operation, time.perf_counter() - began))
 
     async def _gate(self, team: str, run: str = "") -> Gate:
-        gate = await self._accounts.gate(team, run)
-        return replace(gate, moment=gate.moment + self._offset_s)
+        """Lock the team's row, once: the lock lasts as long as the transaction, and so does the moment it was had at."""
+        passed = self._gates.get(team)
+        if passed is None or run not in {"", passed.run}:
+            gate = await self._accounts.gate(team, run)
+            passed = self._gates[team] = replace(gate, moment=gate.moment + self._offset_s)
+        return passed
 
     async def _answered(self, account: Account, asks: Sequence[Ask], moment: float) -> dict[str, Reservation]:
         rows = await self._rows(account.team, [ask.id for ask in asks])

@@ -39,6 +39,11 @@ RUN = select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld
     runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")
 )
 LOCKED_RUN = RUN.with_for_update(of=runs)
+SAVED_RUN = (
+    update(runs)
+    .where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
+    .values({name: bindparam(name) for name in ("spec", "reliability", "finished", "fingerprint", "pacing")})
+)
 _OF_RUN = and_(groups.c.team == bindparam("in_team"), groups.c.run == bindparam("in_run"))
 GROUPS = select(groups.c.group_id, groups.c.attempt, groups.c.record).where(_OF_RUN, among(groups.c.group_id, _IDS))
 LATEST = (
@@ -111,8 +116,8 @@ class SqlTransaction:
     async def save_run(self, record: RunRecord) -> None:
         """Store a changed run."""
         self.saved_runs.append(record)
-        where = and_(runs.c.team == record.team, runs.c.run == record.spec.run_id)
-        await self._connection.execute(update(runs).where(where).values(**_run_columns(record)))
+        named = {"in_team": record.team, "in_run": record.spec.run_id}
+        await self._connection.execute(SAVED_RUN, {**named, **_run_columns(record)})
 
     async def groups(self, team: str, run_id: str, keys: Sequence[GroupKey]) -> dict[GroupKey, GroupRecord]:
         """Return those of the groups that exist."""
@@ -231,7 +236,7 @@ class SqlStore:
 
         With a `team`, PostgreSQL shows and takes no other team's rows, whatever a statement forgets to ask for (G14).
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(short=True) as connection:
             if team is not None:
                 await self._wall.enter(connection, team)
             offset_s = self.clock_offset_s()
