@@ -107,6 +107,7 @@ class Groups:
         np.maximum.at(high, self.owner, self.outcomes)
         return low >= high
 
-    def split(self, per_sample: FloatArray) -> list[FloatArray]:
-        """Cut a flat array of shape (N,) into one array per group."""
-        return np.split(per_sample, np.cumsum(self.sizes)[:-1]) if len(self) else []
+    def split(self, per_sample: FloatArray) -> list[list[float]]:
+        """Cut a flat array of shape (N,) into one list per group."""
+        flat, ends = per_sample.tolist(), np.cumsum(self.sizes).tolist()
+        return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]

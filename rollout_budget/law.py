@@ -179,8 +179,7 @@ class LearnedLaw:
     def _block(self, prior: FloatArray, sums: FloatArray, sizes: FloatArray) -> Posterior:
         pairs, which = np.unique(sizes + 1j * sums, return_inverse=True)
         likelihood = _likelihood(pairs.real, pairs.imag, self.dispersion)
-        weighed = (self.table[:, None] * _MOMENTS).reshape(-1, RATES)
-        moments = np.einsum("ur,nr->un", likelihood, weighed).reshape(-1, NODES, len(_MOMENTS))
+        moments = (likelihood @ self._weighed.T).reshape(-1, NODES, len(_MOMENTS))
         low, part = _place(prior)
         at = (1.0 - part)[:, None] * moments[which, low] + part[:, None] * moments[which, low + 1]
         mean = at[:, 1] / at[:, 0]
@@ -223,6 +222,11 @@ class LearnedLaw:
             expected = law * ((counts / (law @ likelihood.T)) @ likelihood) + CONCENTRATION * mixture
             law = expected / expected.sum(axis=1, keepdims=True)
         return law
+
+    @cached_property
+    def _weighed(self) -> FloatArray:
+        """The table times the moments of each rate, shape (NODES * moments, RATES)."""
+        return (self.table[:, None] * _MOMENTS).reshape(-1, RATES)
 
     def scaled(self, factor: float) -> LearnedLaw:
         """Return the law with every count times `factor`."""

@@ -86,7 +86,7 @@ def main() -> None:
 
     groups = make(options.groups, options.seed)
     cap = int(next_wave(RULES, groups, KNOWN).wanted.sum()) // 2
-    priors, outcomes = groups.prior.tolist(), [part.tolist() for part in groups.split(groups.outcomes)]
+    priors, outcomes = groups.prior.tolist(), groups.split(groups.outcomes)
     settings = reference.Settings(KNOWN.strength, RULES.price, RULES.k_max)
     check(*decide(groups, cap), reference.decide(priors, outcomes, settings, cap))
 

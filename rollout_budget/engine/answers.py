@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import TypeAdapter
 
 from rollout_budget.baselines.base import BoolArray
 from rollout_budget.decisions import Plan, Rules
@@ -20,7 +22,10 @@ from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
 from rollout_budget.outcomes import FloatArray, OutcomeRange
 from rollout_budget.reliability import Reliability
-from rollout_budget.wire import Decision, Ingredients, PriorQuality, Reason, RolloutCounts, Run
+from rollout_budget.wire import Decision, PriorQuality, Reason, RolloutCounts, Run
+
+_DECISIONS = TypeAdapter(list[Decision])
+"""Makes all decisions of a batch in one call: one by one they take longer to make than to reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +95,29 @@ def decisions(
         more: further rollouts held for each group.
         reasons: why no more or no fewer.
     """
-    found, width = plan.baselines, outcome_range.width
+    found = plan.baselines
     subtracted = outcome_range.from_unit(per_sample)
     rewards = np.array([value for group in sent for value in group.rewards], dtype=np.float64)
     advantages = np.where(counted, rewards - subtracted, 0.0)
-    means = outcome_range.from_unit(groups.means).tolist()
-    priors = outcome_range.from_unit(groups.prior).tolist()
-    errors = (found.standard_error * width).tolist()
-    values = outcome_range.from_unit(found.value).tolist()
-    return [
-        Decision(
-            group_id=group.group_id,
-            action="more" if more[i] else "stop",
-            more=more[i],
-            reason=reasons[i],
-            baseline=values[i],
-            weight=float(found.weight[i]),
-            trusted=bool(found.trusted[i]),
-            ingredients=Ingredients(
-                prior=priors[i],
-                mean=_known(means[i]),
-                k=int(groups.sizes[i]),
-                strength=float(found.strength[i]),
-                standard_error=_known(errors[i]),
-            ),
-            baselines=own.tolist(),
-            advantages=gains.tolist(),
-        )
-        for i, (group, own, gains) in enumerate(
-            zip(sent, groups.split(subtracted), groups.split(advantages), strict=True)
-        )
-    ]
+    columns = {
+        "group_id": [group.group_id for group in sent],
+        "action": ["more" if further else "stop" for further in more],
+        "more": more,
+        "reason": reasons,
+        "baseline": outcome_range.from_unit(found.value).tolist(),
+        "weight": found.weight.tolist(),
+        "trusted": found.trusted.tolist(),
+        "ingredients": _rows(
+            prior=outcome_range.from_unit(groups.prior).tolist(),
+            mean=_known(outcome_range.from_unit(groups.means)),
+            k=groups.sizes.tolist(),
+            strength=found.strength.tolist(),
+            standard_error=_known(found.standard_error * outcome_range.width),
+        ),
+        "baselines": groups.split(subtracted),
+        "advantages": groups.split(advantages),
+    }
+    return _DECISIONS.validate_python(_rows(**columns))
 
 
 def repeated(decision: Decision, before: Sequence[float], now: Sequence[float], sent: Sent, counted: int) -> Decision:
@@ -179,8 +176,13 @@ def groups_of(priors: Sequence[float], errors: Sequence[float | None], outcomes:
     return Groups.of(priors, outcomes, prior_errors=known)
 
 
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _known(values: FloatArray) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _rows(**columns: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return columns of equal length as rows."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _order(values: Sequence[float], start: int, end: int) -> list[int]:

@@ -58,7 +58,7 @@ class MemoryTransaction:
         record = self.tables.runs.get((team, run_id))
         if record is None:
             raise NotFound(f"no run {run_id!r}")
-        return record
+        return replace(record, moment=self._ledger.now())
 
     async def save_run(self, record: RunRecord) -> None:
         """See `Transaction`."""

@@ -51,8 +51,8 @@ async def observe(store: Store, team: str, run_id: str, request: ObserveRequest)
             saved, decided = await _decide(transaction, run, fresh)
             await transaction.save_groups(team, run_id, saved)
             answers = {item.record.key: decision for item, decision in zip(fresh, decided, strict=True)}
-        open_now = [item.record for item in seen if item.record.closed is None]
-        await waves.renew(transaction.ledger, Account(team, run_id), open_now)
+        due = [item.record for item in seen if item.record.closed is None and waves.run_down(run, item.record)]
+        await waves.renew(transaction.ledger, Account(team, run_id), due)
     for item in seen:
         if item.record.decision is not None and item.record.key not in answers:
             answers[item.record.key] = _again(run, item, item.record.decision)
@@ -129,6 +129,7 @@ async def _decide(
             decision=decision,
             grants=item.record.grants + granted,
             first_outcomes=item.record.first_outcomes or item.outcomes,
+            held_until=run.moment + item.record.lease_s if waves.run_down(run, item.record) else item.record.held_until,
         )
         for item, decision, granted in zip(items, decided, grants, strict=True)
         if item.record.closed is None

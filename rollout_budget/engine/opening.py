@@ -161,6 +161,7 @@ def _record(run: RunRecord, group: OpenGroup, print_: str, prior: FrozenPrior, o
         predicted=prior.predicted,
         degraded=prior.degraded,
         plan_id=group.plan_id,
+        held_until=run.moment + opened.lease_s,
     )
 
 

@@ -17,6 +17,7 @@ class RunRecord:
     `fingerprint` is the hash of the body it was declared with, which a later patch of `spec` does not change (G4).
     `withheld` says that nothing is granted now, because the books were restored from a backup a moment ago; not stored.
     `pacing` is what a run with `spec.pacing` knows of its demand; None before its first group.
+    `moment` is the ledger's clock when the run was read, seconds since 1970; not stored.
     """
 
     team: str
@@ -26,6 +27,7 @@ class RunRecord:
     fingerprint: str = ""
     pacing: Pacing | None = None
     withheld: bool = False
+    moment: float = 0.0
 
     @property
     def in_force(self) -> RunSpec:
@@ -61,6 +63,7 @@ class GroupRecord:
         degraded: why the prior source could not answer; empty where it did.
         plan_id: the plan that chose the prompt, if one did; the importance weight from it stands in `opened`.
         tokens, seconds: what is booked as used by the group, once it is closed.
+        held_until: moment until which its grants are held at least; 0 where it is not known.
     """
 
     key: GroupKey
@@ -86,6 +89,7 @@ class GroupRecord:
     plan_id: str | None = None
     tokens: int = 0
     seconds: float = 0.0
+    held_until: float = 0.0
 
     @property
     def status(self) -> Literal["open", "stopped", "closed"]:

@@ -22,6 +22,8 @@ from rollout_budget.reliability import Reliability
 from rollout_budget.stopping import Worth
 from rollout_budget.wire import Reason
 
+SPENT_BEFORE_RENEWAL = 1 / 8
+"""Share of a lease that may be gone before a report renews it: what a report may find already gone at its answer."""
 Terms = tuple[int, float]
 """Step (-1 for none) and lease in seconds: what the asks of one reservation call have in common."""
 
@@ -87,6 +89,11 @@ def _by_worth(worth: Worth, batch: Sequence[Wish]) -> Share:
     wanted = np.array([wish.rollouts for wish in batch], dtype=np.int64)
     curves = worth.take(places)
     return lambda left: allocation.share(curves, wanted, left).tolist()
+
+
+def run_down(run: RunRecord, record: GroupRecord) -> bool:
+    """Whether an observed group's lease is renewed: not before an eighth of it is gone, as most reports come in time."""
+    return record.held_until - run.moment < record.lease_s * (1.0 - SPENT_BEFORE_RENEWAL)
 
 
 async def renew(ledger: Ledger, account: Account, records: Sequence[GroupRecord]) -> int:

@@ -55,6 +55,10 @@ class MemoryLedger:
         self._entries: list[Entry] = []
         self._warnings: Sequence[LimitUse] = ()
 
+    def now(self) -> float:
+        """Return the clock, seconds since 1970."""
+        return self._now()
+
     def savepoint(self) -> tuple[Books, int]:
         """Return what `rollback` needs to come back to this moment."""
         return self._books, len(self._entries)

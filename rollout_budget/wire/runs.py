@@ -186,7 +186,8 @@ class OpenRequest(Request):
 
     groups: Annotated[list[OpenGroup], Field(min_length=1, max_length=MAX_GROUPS)]
     lease_s: Annotated[float, Field(gt=0, le=86_400, strict=True)] = Field(
-        default=900.0, description="How long the grants are held for the caller; observe renews them."
+        default=900.0,
+        description="How long the grants are held for the caller; observe renews them once an eighth of it is gone.",
     )
 
     @model_validator(mode="after")

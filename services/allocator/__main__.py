@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command: str = options.pop("command")
     window_s: float = options.pop("window_s", MAX_LEASE_S)
+    revision: str | None = options.pop("to_revision", None)
     chosen = {name: value for name, value in options.items() if value is not None and name in Settings.model_fields}
     if command == "openapi":
         sys.stdout.write(openapi())
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command in keeping.COMMANDS:
             probe(settings.url)
             return keeping.run(command, settings, options)
-        COMMANDS[command](settings) if command != "restored" else _restored(settings, window_s)
+        if command == "serve":
+            _serve(settings)
+        elif command == "migrate":
+            _migrate(settings, revision)
+        else:
+            _restored(settings, window_s)
     except (ValueError, OSError, Unreachable, RolloutBudgetError) as error:
         sys.stderr.write(f"services.allocator: {error}\n")
         return 2
@@ -77,17 +83,17 @@ def _key_files(settings: Settings) -> list[Path]:
     return [settings.data / name for name, secret in given.items() if secret is None]
 
 
-def _migrate(settings: Settings) -> None:
+def _migrate(settings: Settings, revision: str | None) -> None:
     probe(settings.url)
 
-    async def upgrade() -> None:
+    async def move() -> None:
         engine = connect(settings.url)
         try:
-            await migrate.upgrade(engine)
+            await (migrate.upgrade(engine) if revision is None else migrate.to(engine, revision))
         finally:
             await engine.dispose()
 
-    asyncio.run(upgrade())
+    asyncio.run(move())
 
 
 def _restored(settings: Settings, window_s: float) -> None:
@@ -103,9 +109,6 @@ def _restored(settings: Settings, window_s: float) -> None:
 
     asyncio.run(declare())
     sys.stdout.write(f"no new grants for {window_s:g} s; renew, commit and release go on\n")
-
-
-COMMANDS: Mapping[str, Callable[[Settings], None]] = {"serve": _serve, "migrate": _migrate}
 
 
 def _window(text: str) -> float:
@@ -124,7 +127,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("serve", help="run the service; embedded mode also brings its database up to date")
-    migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
+    migrating = commands.add_parser(
+        "migrate",
+        help="bring the database to the newest schema, or to another",
+        description="Brings the database to the newest schema, or with --to to another. On PostgreSQL replicas may serve "
+        "meanwhile: it tries for about a minute to have the tables to itself, and changes all or nothing.",
+    )
+    migrating.add_argument(
+        "--to",
+        dest="to_revision",
+        metavar="SCHEMA",
+        help="such as 0007; to an older one after the newer code has stopped: what only the newer schema holds is lost",
+    )
     commands.add_parser("openapi", help="print the OpenAPI document")
     restored = commands.add_parser(
         "restored",

@@ -42,7 +42,7 @@ def test_the_plain_loop_gives_the_same_decisions() -> None:
     groups = decisions.make(5000, seed=1)
     cap = int(next_wave(decisions.RULES, groups, decisions.KNOWN).wanted.sum()) // 3
     settings = loop.Settings(decisions.KNOWN.strength, decisions.RULES.price, decisions.RULES.k_max)
-    outcomes = [part.tolist() for part in groups.split(groups.outcomes)]
+    outcomes = groups.split(groups.outcomes)
     plan, granted = decisions.decide(groups, cap)
     decisions.check(plan, granted, loop.decide(groups.prior.tolist(), outcomes, settings, cap))
     assert granted.sum() == cap

@@ -67,7 +67,7 @@ def test_sums_means_and_variances_by_group() -> None:
     np.testing.assert_allclose(groups.sums, [2, 0, 1, 1])
     np.testing.assert_allclose(groups.means, [2 / 3, math.nan, 1, 0.5])
     np.testing.assert_allclose(groups.sample_variances, [1 / 3, math.nan, math.nan, 0.125])
-    assert [part.tolist() for part in groups.split(groups.outcomes)] == [[1.0, 0.0, 1.0], [], [1.0], [0.25, 0.75]]
+    assert groups.split(groups.outcomes) == [[1.0, 0.0, 1.0], [], [1.0], [0.25, 0.75]]
 
 
 def test_standard_errors_leave_the_callers_scale_with_the_width() -> None:

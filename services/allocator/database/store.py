@@ -21,7 +21,9 @@ from rollout_budget.errors import NotFound
 from rollout_budget.pacing import Pacing
 from rollout_budget.reliability import Reliability
 from rollout_budget.wire import EvidenceRow, RunLimits, RunSpec
+from services.allocator.database.clock import now_s
 from services.allocator.database.ledger import SqlLedger
+from services.allocator.database.remembered import Remembered
 from services.allocator.database.restores import withheld
 from services.allocator.database.tables import groups, outbox, plans, runs
 from services.allocator.database.wall import Wall
@@ -32,10 +34,12 @@ FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
 """A run's limits in the first release; later ones are stored where they are set, as that release refuses unknown ones."""
 _GROUP = TypeAdapter(GroupRecord)
 _PLAN = TypeAdapter(PlanRecord)
+_RECORDS = Remembered(_GROUP.validate_json, most=4096)
+"""Groups of some steps, a few KB each: what `open` writes, `observe` and `close` read next."""
 _GROUP_COLUMNS = ("team", "run", "group_id", "attempt", "closed", "record")
 _IDS = bindparam("in_ids", type_=Listed())
 
-RUN = select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld")).where(
+RUN = select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld"), now_s().label("moment")).where(
     runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")
 )
 LOCKED_RUN = RUN.with_for_update(of=runs)
@@ -111,7 +115,8 @@ class SqlTransaction:
         reliability = _reliability(row.reliability)
         pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
         spec = _spec(row.spec)
-        return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing, row.withheld)
+        moment = float(row.moment) + self._offset_s
+        return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing, row.withheld, moment)
 
     async def save_run(self, record: RunRecord) -> None:
         """Store a changed run."""
@@ -126,7 +131,7 @@ class SqlTransaction:
         for row in await self._connection.execute(GROUPS, named):
             key = GroupKey(row.group_id, row.attempt)
             if key in wanted:
-                found[key] = _GROUP.validate_json(row.record)
+                found[key] = _RECORDS.read(row.record)
         self._found += found
         return found
 
@@ -144,7 +149,7 @@ class SqlTransaction:
             .where(groups.c.team == team, groups.c.run == run_id, groups.c.closed.is_(False))
             .order_by(groups.c.group_id, groups.c.attempt)
         )
-        return [_GROUP.validate_json(text) for text in (await self._connection.execute(query)).scalars()]
+        return [_RECORDS.read(text) for text in (await self._connection.execute(query)).scalars()]
 
     async def save_groups(self, team: str, run_id: str, records: Sequence[GroupRecord]) -> None:
         """Store new or changed groups."""
@@ -152,17 +157,11 @@ class SqlTransaction:
             return
         self._saved += len(records)
         self._degraded += [record.key for record in records if record.degraded and record.closed is None]
-        rows = [
-            (
-                team,
-                run_id,
-                record.key.group_id,
-                record.key.attempt,
-                record.closed is not None,
-                _GROUP.dump_json(record).decode(),
-            )
-            for record in records
-        ]
+        rows = []
+        for record in records:
+            text = _GROUP.dump_json(record).decode()
+            _RECORDS.keep(text, record)
+            rows.append((team, run_id, record.key.group_id, record.key.attempt, record.closed is not None, text))
         await write(self._connection, groups, _GROUP_COLUMNS, rows, changed=("closed", "record"))
 
     async def plans(self, team: str, run_id: str, plan_ids: Sequence[str]) -> dict[str, PlanRecord]:

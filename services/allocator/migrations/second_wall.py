@@ -41,7 +41,7 @@ def raise_wall(connection: Connection, tables: Collection[str] | None = None) ->
     """
     if connection.dialect.name != "postgresql":
         return
-    missing = _with_team(connection) - _protected(connection) if tables is None else set(tables)
+    missing = missing_in(connection) if tables is None else set(tables)
     if not missing:
         return
     if not _have_role(connection):
@@ -56,6 +56,11 @@ def raise_wall(connection: Connection, tables: Collection[str] | None = None) ->
         _protect(connection, table)
     for table in sorted(READ_ONLY):
         connection.execute(text(f'GRANT SELECT ON "{table}" TO {ROLE}'))
+
+
+def missing_in(connection: Connection) -> set[str]:
+    """Return the tables that have a column `team` and no policy yet."""
+    return _with_team(connection) - _protected(connection)
 
 
 def take_down(connection: Connection, tables: Collection[str] | None = None) -> None:
