@@ -179,7 +179,7 @@ class LearnedLaw:
     def _block(self, prior: FloatArray, sums: FloatArray, sizes: FloatArray) -> Posterior:
         pairs, which = np.unique(sizes + 1j * sums, return_inverse=True)
         likelihood = _likelihood(pairs.real, pairs.imag, self.dispersion)
-        moments = (likelihood @ self._weighed.T).reshape(-1, NODES, len(_MOMENTS))
+        moments = np.einsum("ur,nr->un", likelihood, self._weighed).reshape(-1, NODES, len(_MOMENTS))
         low, part = _place(prior)
         at = (1.0 - part)[:, None] * moments[which, low] + part[:, None] * moments[which, low + 1]
         mean = at[:, 1] / at[:, 0]

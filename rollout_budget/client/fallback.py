@@ -75,7 +75,7 @@ class Memory:
         """
         run = RunRecord("", self.spec, self.reliability)
         unknown = {fetch_key(run, candidate): Fetched(None) for candidate in request.candidates}
-        priors = [freeze(run, f"prompt {one.prompt_key!r}", one, unknown) for one in request.candidates]
+        priors = freeze(run, [f"prompt {one.prompt_key!r}" for one in request.candidates], request.candidates, unknown)
         chosen = choose(self.spec, self.reliability, request, priors, exploration=1.0)
         self.own_plans.add(request.plan_id)
         return self.planned(chosen.model_copy(update={"degraded": True, "detail": reason}))

@@ -14,7 +14,7 @@ from rollout_budget import baselines
 from rollout_budget.engine.answers import value_to_unit
 from rollout_budget.engine.ports import PriorSource
 from rollout_budget.engine.records import RunRecord
-from rollout_budget.errors import ServiceError
+from rollout_budget.errors import InvalidInput, ServiceError
 from rollout_budget.wire import PriorSourceName, Prompt, SuppliedPrior
 
 UNKNOWN_MEAN = 0.5
@@ -91,31 +91,51 @@ async def fetch(priors: PriorSource, run: RunRecord, asked: Sequence[Asked]) -> 
     return fetched
 
 
-def freeze(run: RunRecord, name: str, asked: Asked, fetched: Mapping[FetchKey, Fetched]) -> FrozenPrior:
-    """Choose the prior of a new group, or of a prompt that may become one: the caller's, else the source's, else the run's running mean.
+def freeze(
+    run: RunRecord, names: Sequence[str], asked: Sequence[Asked], fetched: Mapping[FetchKey, Fetched]
+) -> list[FrozenPrior]:
+    """Choose the priors of new groups, or of prompts that may become some: the caller's, else the source's, else the run's running mean.
 
     For estimators that drop priors the running mean also takes the place of one that predicts no better than it does;
     the run then goes on judging what was `predicted`, so that a prior that recovers is used again.
 
     Raises:
-        InvalidInput: the caller's prior lies outside the outcome range; the message has this `name`.
+        InvalidInput: a caller's prior lies outside the outcome range; the message has its name, by `names`.
     """
-    learned, outcome_range = run.reliability, run.spec.outcome_range.core()
+    learned, width = run.reliability, run.spec.outcome_range.core().width
     mean = UNKNOWN_MEAN if learned.running_mean is None else min(max(learned.running_mean, 0.0), 1.0)
-    if asked.prior is not None:
-        error = asked.prior.standard_error
-        value = float(value_to_unit(outcome_range, f"{name}: prior", asked.prior.value))
-        prior = FrozenPrior(value, None if error is None else error / outcome_range.width, "caller")
-    else:
-        found = fetched[fetch_key(run, asked)]
-        if found.value is None:
-            return FrozenPrior(mean, None, "running_mean", degraded=found.degraded)
-        prior = FrozenPrior(
-            found.value, found.standard_error, "prior_service", found.evidence_version, degraded=found.degraded
-        )
-    if learned.prior_usable or not baselines.get(run.spec.estimator).drops_prior:
-        return prior
-    return FrozenPrior(mean, None, "running_mean", prior.evidence_version, prior.value, prior.degraded)
+    dropped = not learned.prior_usable and baselines.get(run.spec.estimator).drops_prior
+    own = iter(_own(run, names, asked))
+    frozen = []
+    for one in asked:
+        if one.prior is not None:
+            error = one.prior.standard_error
+            prior = FrozenPrior(next(own), None if error is None else error / width, "caller")
+        else:
+            prior = _found(fetched[fetch_key(run, one)], mean)
+        if dropped and prior.source != "running_mean":
+            prior = FrozenPrior(mean, None, "running_mean", prior.evidence_version, prior.value, prior.degraded)
+        frozen.append(prior)
+    return frozen
+
+
+def _own(run: RunRecord, names: Sequence[str], asked: Sequence[Asked]) -> list[float]:
+    """Return the callers' own priors on the unit scale, of those that have one."""
+    outcome_range = run.spec.outcome_range.core()
+    supplied = [(name, one.prior.value) for name, one in zip(names, asked, strict=True) if one.prior is not None]
+    try:
+        units: list[float] = outcome_range.to_unit([value for _, value in supplied]).tolist()
+    except InvalidInput:
+        for name, value in supplied:
+            value_to_unit(outcome_range, f"{name}: prior", value)
+        raise
+    return units
+
+
+def _found(said: Fetched, mean: float) -> FrozenPrior:
+    if said.value is None:
+        return FrozenPrior(mean, None, "running_mean", degraded=said.degraded)
+    return FrozenPrior(said.value, said.standard_error, "prior_service", said.evidence_version, degraded=said.degraded)
 
 
 def fetch_key(run: RunRecord, asked: Asked) -> FetchKey:

@@ -49,8 +49,9 @@ async def open_groups(store: Store, priors: PriorSource, team: str, run_id: str,
         new: list[GroupRecord] = []
         near: Sequence[LimitUse] = ()
         if fresh:
-            frozen = {key: freeze(run, f"group {key.group_id!r}", bodies[key], fetched) for key in fresh}
             new_bodies = {key: bodies[key] for key in fresh}
+            names = [f"group {key.group_id!r}" for key in fresh]
+            frozen = dict(zip(fresh, freeze(run, names, list(new_bodies.values()), fetched), strict=True))
             planned = await _planned(transaction, run, new_bodies)
             run = await pacing.opened(transaction, run, list(new_bodies.values()))
             opened = await _first_waves(transaction, run, new_bodies, frozen, planned=planned, lease_s=request.lease_s)

@@ -91,7 +91,8 @@ async def _kept(transaction: Transaction, run: RunRecord, plan_id: str, print_: 
 
 
 def _answer(run: RunRecord, request: PlanRequest, fetched: Mapping[FetchKey, Fetched]) -> PlanAnswer:
-    priors = [freeze(run, f"prompt {candidate.prompt_key!r}", candidate, fetched) for candidate in request.candidates]
+    names = [f"prompt {candidate.prompt_key!r}" for candidate in request.candidates]
+    priors = freeze(run, names, request.candidates, fetched)
     return decide(run.in_force, run.reliability, request, priors, exploration=request.exploration)
 
 

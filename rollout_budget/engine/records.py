@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rollout_budget.pacing import Pacing
@@ -27,7 +27,7 @@ class RunRecord:
     fingerprint: str = ""
     pacing: Pacing | None = None
     withheld: bool = False
-    moment: float = 0.0
+    moment: float = field(default=0.0, compare=False)
 
     @property
     def in_force(self) -> RunSpec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from rollout_budget.errors import Conflict, InvalidInput
 from rollout_budget.ledger.base import Account, Ask, Reservation, Share
@@ -82,13 +81,16 @@ def answered(
                 milliseconds_each=each.milliseconds,
             )
         )
-        line = Entry(account, "reserve", ask.id, grant, day, ask.step, policy=ask.policy)
+        place, policy = (day, ask.step), ask.policy
         if grant:
-            entries.append(replace(line, extra=ask.extra, held=beside(each, grant)))
+            on_hold = beside(each, grant)
+            entries.append(
+                Entry(account, "reserve", ask.id, grant, *place, held=on_hold, policy=policy, extra=ask.extra)
+            )
         if grant < ask.rollouts:
-            entries.append(replace(line, kind="refuse", rollouts=ask.rollouts - grant))
+            entries.append(Entry(account, "refuse", ask.id, ask.rollouts - grant, *place, policy=policy))
         if refused:
-            entries.append(replace(line, kind="shadow", rollouts=refused))
+            entries.append(Entry(account, "shadow", ask.id, refused, *place, policy=policy))
     return held, entries
 
 
