@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
@@ -53,7 +52,8 @@ async def test_g19_migrations_build_the_tables_of_the_code(empty_database: str) 
     async with engine.begin() as connection:
         assert await migrate.is_current(connection)
         assert await connection.run_sync(differences) == []
-        await connection.run_sync(lambda sync: command.downgrade(migrate.config(sync), "base"))
+    await migrate.downgrade(engine, "base")
+    async with engine.connect() as connection:
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
     await engine.dispose()
 
@@ -125,8 +125,8 @@ async def written_by_the_release_before(connection: AsyncConnection) -> None:
 async def test_g19_entries_of_the_release_before_are_summed_whenever_they_are_written(empty_database: str) -> None:
     """Before the migration and after it: a process of that release that is still running puts nothing out of balance."""
     engine = connect(empty_database)
+    await migrate.upgrade(engine, "0002")
     async with engine.begin() as connection:
-        await connection.run_sync(lambda sync: command.upgrade(migrate.config(sync), "0002"))
         await written_by_the_release_before(connection)
     await migrate.upgrade(engine)
     for times in (1, 2):

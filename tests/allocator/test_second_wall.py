@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from alembic import command
 from sqlalchemy import ColumnElement, delete, func, insert, make_url, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -190,8 +189,8 @@ async def test_g14_a_downgrade_takes_the_wall_down(postgres_url: str) -> None:
     """And an upgrade puts it up again; the role itself is the server's and stays."""
     engine = connect(migrated(postgres_url))
     policies = text("SELECT count(*) FROM pg_policies")
+    await migrate.downgrade(engine, "0004")
     async with engine.begin() as connection:
-        await connection.run_sync(lambda sync: command.downgrade(migrate.config(sync), "0004"))
         assert await connection.scalar(policies) == 0
     await migrate.upgrade(engine)
     async with engine.begin() as connection:

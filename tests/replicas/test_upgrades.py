@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from tests.postgres import postgres_url
 from tests.replicas.fleet import ADMIN_KEY, PEPPER, ROOT, Fleet, client, key_of
 from tests.replicas.test_replicas import audited

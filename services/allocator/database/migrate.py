@@ -102,7 +102,8 @@ async def _whole(engine: AsyncEngine, apply: Callable[[Connection], None], targe
             await connection.execute(text("SET LOCAL lock_timeout = 0"))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
             await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
-            if await connection.run_sync(_heads) != {target} or await connection.run_sync(missing_in):
+            unprotected = await connection.run_sync(missing_in)
+            if unprotected or await connection.run_sync(_heads) != {target}:
                 await exclusive.take(connection)
         await connection.run_sync(apply)
 
