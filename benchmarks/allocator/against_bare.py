@@ -114,8 +114,9 @@ def _batches(server: Server, seed: int, size: int, count: int) -> tuple[list[Cal
     run_id = f"run-{size}-{seed}"
     if server.url:
         asyncio.run(open_loop(server.target, [bodies.declare(run_id)], SURE, 1))
-    groups = bodies.Groups(run_id, seed)
-    opens, observes, closes = zip(*(groups.batch(size, step) for step in range(1, count + 1)), strict=True)
+    groups, per_step = bodies.Groups(run_id, seed), max(1, bodies.STEP // size)
+    batches = [groups.batch(size, 1 + place // per_step) for place in range(count)]
+    opens, observes, closes = zip(*batches, strict=True)
     return list(opens), list(observes), list(closes)
 
 

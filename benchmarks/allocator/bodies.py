@@ -10,6 +10,8 @@ import numpy as np
 
 from benchmarks.allocator.load import Call
 
+STEP = 8
+"""Groups of one training step that are sent one at a time: the first of them opens the step's account row."""
 FIRST = 4
 """Rollouts of a group's first wave, and outcomes in its first report."""
 

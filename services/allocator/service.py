@@ -17,8 +17,8 @@ from services.allocator.database.directory import Directory
 from services.allocator.database.histories import SqlHistories
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.store import SqlStore, SqlTransaction
+from services.allocator.database.turns import EVIDENCE, turn
 from services.allocator.database.wall import Wall
-from services.allocator.delivery import turn
 from services.allocator.identity import SERVICE, Identity
 from services.allocator.metrics import MAX_RUNS, Metrics
 from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
@@ -31,6 +31,9 @@ from services.kit.session import Database
 
 DEFAULT_TEAM = "default"
 """The team of the embedded mode: what a single user of one machine needs."""
+GATHER_S = 0.1
+"""Time in which closed groups are gathered before their evidence is carried away: a round for each close would cost more
+than the close."""
 GAUGES_EVERY_S = 15.0
 """Pause between two readings of the teams' budgets: the usual pause between two scrapes."""
 
@@ -56,7 +59,8 @@ class Service:
             compute = Thread()
             stack.callback(compute.close)
             self.engine = Engine(self.store, priors, compute)
-            self.delivery = Worker("evidence", self.deliver, self.settings.deliver_every_s)
+            every_s = self.settings.deliver_every_s
+            self.delivery = Worker("evidence", self.deliver, every_s, gather_s=min(GATHER_S, every_s))
             workers = [
                 self.delivery,
                 Worker("audit", self.audit, self.settings.audit_every_s),
@@ -89,7 +93,7 @@ class Service:
 
     async def deliver(self) -> int:
         """Carry waiting evidence to the prior source; return how many rows went, 0 while another process does it."""
-        async with turn(self.database.engine) as ours:
+        async with turn(self.database.engine, EVIDENCE) as ours:
             return await self.engine.deliver_evidence() if ours else 0
 
     async def _open(self) -> None:

@@ -22,12 +22,16 @@ class Worker:
         name: for the log.
         job: one round of the work; raises when it could not be done.
         every_s: pause between two rounds.
+        gather_s: pause between being woken and the round, which then serves whoever woke it meanwhile, too.
     """
 
-    def __init__(self, name: str, job: Callable[[], Awaitable[object]], every_s: float) -> None:
+    def __init__(
+        self, name: str, job: Callable[[], Awaitable[object]], every_s: float, *, gather_s: float = 0.0
+    ) -> None:
         self._name = name
         self._job = job
         self._every_s = every_s
+        self._gather_s = gather_s
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -63,10 +67,15 @@ class Worker:
 
     async def _pause(self, failures: int) -> None:
         """Wait for the next round; being woken shortens no pause after a failure, being stopped shortens any."""
-        signal = self._stopping if failures or self._stopping.is_set() else self._woken
-        pause_s = min(self._every_s * 2.0 ** min(failures, 10), MAX_PAUSE_S) if failures else self._every_s
+        if failures:
+            await self._wait(self._stopping, min(self._every_s * 2.0 ** min(failures, 10), MAX_PAUSE_S))
+        elif not self._stopping.is_set() and await self._wait(self._woken, self._every_s):
+            await self._wait(self._stopping, self._gather_s)
+
+    async def _wait(self, signal: asyncio.Event, pause_s: float) -> bool:
+        """Wait for a signal, so long at most; say whether it came."""
         try:
             async with asyncio.timeout(pause_s):  # unlike wait_for, it never swallows a cancellation
-                await signal.wait()
+                return await signal.wait()
         except TimeoutError:
-            return
+            return False

@@ -64,26 +64,39 @@ def probe(url: str) -> None:
     asyncio.run(reach())
 
 
+def require_file(url: str) -> None:
+    """Refuse a SQLite file that is not there: to connect would make an empty one, where a mistyped folder was meant.
+
+    Raises:
+        ValueError: it is not there, or the URL cannot be read.
+    """
+    file = _file(_parsed(url))
+    if file is not None and not file.exists():
+        raise ValueError(f"there is no database at {file}: name its folder with --data, or its file in the settings")
+
+
 @contextmanager
-def alone(url: str) -> Iterator[None]:
+def alone(url: str, advice: str = "a SQLite file is for one; several take PostgreSQL") -> Iterator[None]:
     """Hold a SQLite file for this process while it serves; nothing for PostgreSQL. `kill -9` lets go of it too.
+
+    Args:
+        url: of the database.
+        advice: what the error says to do.
 
     Raises:
         OSError: another process serves from it.
     """
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+    database = _file(_parsed(url))
+    if database is None:
         yield
         return
-    file = Path(f"{parsed.database}.lock")
+    file = Path(f"{database}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OSError(
-                f"another process serves from {parsed.database}: a SQLite file is for one; several take PostgreSQL"
-            ) from None
+            raise OSError(f"another process serves from {database}: {advice}") from None
         yield
 
 
@@ -94,14 +107,10 @@ def connect(url: str) -> AsyncEngine:
         ValueError: the URL names neither SQLite nor PostgreSQL.
         OSError: the file cannot be created.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError("the database URL cannot be read; it is like sqlite:///FILE or postgresql://...") from None
+    parsed = _parsed(url)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        if parsed.database and parsed.database != ":memory:":
-            file = Path(parsed.database)
+        if (file := _file(parsed)) is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o600)  # its -wal and -shm take over the mode
         return _sqlite(parsed.set(drivername="sqlite+aiosqlite"))
@@ -136,6 +145,20 @@ def prompt(engine: AsyncEngine) -> AsyncEngine:
     return quick
 
 
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise ValueError("the database URL cannot be read; it is like sqlite:///FILE or postgresql://...") from None
+
+
+def _file(url: URL) -> Path | None:
+    """Return the file of a SQLite database; None of one in memory, and of PostgreSQL."""
+    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
+        return None
+    return Path(url.database or "")
+
+
 def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> AsyncEngine:
     engine = create_async_engine(
         url,
@@ -144,7 +167,8 @@ def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> A
         **pool,
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    if url.drivername != in_place.DRIVER:  # which begins by itself
+        event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine
 
 

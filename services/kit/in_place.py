@@ -40,6 +40,10 @@ class InPlace(SQLiteDialect_pysqlite):
     is_async = True
     supports_statement_cache = True
 
+    def do_begin(self, dbapi_connection: Any) -> None:
+        """Begin with the write lock: transactions here are short and may write."""
+        dbapi_connection.execute("BEGIN IMMEDIATE")
+
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
         """Run a statement."""
         await_only(_nothing())
