@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,9 +19,10 @@ from rollout_budget.wire import CloseGroup, CloseRequest, OpenedGroup, OpenGroup
 from services.allocator.database.store import SqlStore
 from services.kit.database import connect
 from services.kit.session import Database
+from tests.ports import free_port
 
 pytestmark = pytest.mark.services
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 ENOUGH = 8
 """Acknowledged steps of each trainer before the service is hit: it is in the middle of its work then."""
 
@@ -30,9 +30,7 @@ ENOUGH = 8
 @asynccontextmanager
 async def process(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """Run a service on `folder`; yield it with its URL once it is ready; kill it at the end if it still lives."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ("-m", "services.allocator", "serve", "--data", str(folder), "--port", str(port))
     service = await asyncio.create_subprocess_exec(sys.executable, *command)
     try:

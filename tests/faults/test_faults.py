@@ -33,14 +33,19 @@ from tests.faults.machines import OwnPostgres, ServiceProcess
 from tests.faults.proxy import CommitProxy, Fault, HttpProxy
 from tests.faults.workload import Drawn, Trainer, violations
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 SPEC = RunSpec(run_id="r", policy="p", prior_model="history", k_init=4, k_max=8, price=0.0)
 OPEN = OpenRequest(groups=[OpenGroup(group_id=name, prompt_key=name) for name in "ab"])
 OBSERVE = ObserveRequest(groups=[ObserveGroup(group_id=name, outcomes=[1.0, 0.0, 0.0, 1.0]) for name in "ab"])
 CLOSE = CloseRequest(groups=[CloseGroup(group_id="a", used=4), CloseGroup(group_id="b", used=6)])
-PATIENT = Retries(attempts=60, timeout_s=60.0, wait_initial_s=0.1, wait_max_s=1.0, wait_jitter_s=0.05)
+PATIENT = Retries(attempts=1_000, timeout_s=300.0, wait_initial_s=0.1, wait_max_s=1.0, wait_jitter_s=0.05)
+"""Outlasts a service and a PostgreSQL that start again on busy cores."""
+STALLED_S = 4.0
+"""When an answer is given up: soon, as some never come, and later than busy cores delay one that does."""
 ONCE = Retries(attempts=1)
+ANSWERED_S = 60.0
+"""Longest wait where every answer comes and none is asked for twice."""
 BOOKED = Drawn(Counter({"r/a/0": 4, "r/b/0": 6}))
 FAULTS = [fault for fault in Fault if fault is not Fault.NONE]
 
@@ -62,7 +67,8 @@ def own_postgres() -> Iterator[OwnPostgres]:
 async def client(
     proxy: HttpProxy, service: ServiceProcess, retries: Retries = PATIENT
 ) -> AsyncIterator[AllocatorClient]:
-    async with AllocatorClient(proxy.url, service.token, retries=retries, timeout=httpx.Timeout(2.0)) as made:
+    timeout = httpx.Timeout(ANSWERED_S if retries is ONCE else STALLED_S)
+    async with AllocatorClient(proxy.url, service.token, retries=retries, timeout=timeout) as made:
         yield made
 
 

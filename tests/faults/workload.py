@@ -31,6 +31,8 @@ from services.kit.session import Database
 TIMEOUT_S = 4.0
 """Of one attempt: what is stalled is given up soon."""
 RETRIES = Retries(attempts=3, wait_initial_s=0.02, wait_max_s=0.5, wait_jitter_s=0.05, timeout_s=10.0)
+SETTLED_S = 300.0
+"""Longest until a service that is back has taken all that trainers drew meanwhile, on busy cores."""
 GROUPS = 4
 GENERATION_S = 0.03
 """What a wave takes to be drawn: a trainer that waits for nothing would outrun every allocator in its fallback."""
@@ -80,7 +82,7 @@ class Trainer:
 
     async def settle(self) -> None:
         """Report what is left; to be called when the service is back."""
-        async with asyncio.timeout(120.0):
+        async with asyncio.timeout(SETTLED_S):
             while not await self.allocator.flush():  # noqa: ASYNC110  a service that is back gives no signal
                 await asyncio.sleep(0.2)
         await self._client.disconnect()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Self
 import httpx
 
 from rollout_budget.client import AllocatorClient, Retries
+from tests.ports import free_port
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+"""A service needs 3 s to start where nothing else runs, and ten times that on cores which others keep busy."""
 PEPPER, ADMIN_KEY = "p" * 32, "a" * 32
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,9 +54,7 @@ class Fleet:
 
     async def start(self, code: Path = ROOT, *, wait_ready: bool = True) -> Replica:
         """Start one more, and let it serve once it can."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         prefix = "ROLLOUT_BUDGET_ALLOCATOR_"
         mine = {"MODE": "production", "DATABASE_URL": self.database, "PEPPER": PEPPER, "ADMIN_KEY": ADMIN_KEY}
         environment = {**os.environ, "PYTHONPATH": str(code), **{prefix + name: value for name, value in mine.items()}}
@@ -133,5 +132,5 @@ async def key_of(fleet: Fleet, team: str, limits: dict[str, int] | None = None) 
 
 def client(fleet: Fleet, token: str, seed: int, twice: float = 0.0) -> AllocatorClient:
     """Return a client that spreads its requests over the fleet and retries as a trainer's does."""
-    retries = Retries(attempts=20, timeout_s=60.0)
+    retries = Retries(attempts=100, timeout_s=120.0)
     return AllocatorClient("http://fleet", token, transport=Spread(fleet, seed, twice), retries=retries)

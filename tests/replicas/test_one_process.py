@@ -10,7 +10,7 @@ import pytest
 
 from tests.allocator.test_crash import process
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 
 async def refused(folder: Path) -> tuple[int | None, str]:

@@ -19,9 +19,10 @@ from tests.replicas.fleet import ADMIN_KEY, Fleet, client, key_of
 from tests.replicas.work import SPEC, Trainer
 
 __all__ = ["postgres_url"]
-pytestmark = [pytest.mark.services, pytest.mark.postgres]
-REVOKED_EVERYWHERE_S = 10.0
-"""Twice what the documentation says; a revoked key is asked for until then."""
+pytestmark = [pytest.mark.services, pytest.mark.postgres, pytest.mark.timeout(900)]
+REVOKED_EVERYWHERE_S = 60.0
+"""A revoked key is asked for until then. That a replica trusts it for 5 s is `test_keys`'s, with a clock of its own; here
+busy cores may delay every answer."""
 
 
 async def audited(url: str) -> None:

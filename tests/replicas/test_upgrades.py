@@ -19,7 +19,7 @@ from tests.replicas.test_replicas import audited
 from tests.replicas.work import SPEC, Trainer
 
 __all__ = ["postgres_url"]
-pytestmark = [pytest.mark.services, pytest.mark.postgres]
+pytestmark = [pytest.mark.services, pytest.mark.postgres, pytest.mark.timeout(900)]
 PREVIOUS = "481b5e8"
 """The last commit with the schema before the migrations that this test is about."""
 ITS_SCHEMA = "0002"
