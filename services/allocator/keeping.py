@@ -1,6 +1,8 @@
-"""`archive` and `prune`: what an operator runs beside the service, daily say, to keep its database small.
+"""`migrate`, `restored`, `archive`, `prune`: what an operator runs to keep the allocator's database.
 
-Owns the commands and what they print, one line per file or fact; the work is `database.archive`'s.
+Owns the commands, what they require, and what they print, one line per file or fact; the work is `database`'s. On
+PostgreSQL they run beside the service. A SQLite file is for one process: they refuse one that a service serves from, but
+for what only reads. None but `migrate` makes a database.
 """
 
 from __future__ import annotations
@@ -8,24 +10,153 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from services.allocator.database import migrate
+from sqlalchemy import inspect
+
+from services.allocator.database import migrate, restores
 from services.allocator.database.archive import Archive, prune
+from services.allocator.database.restores import MAX_LEASE_S
 from services.allocator.settings import Settings
-from services.kit.database import connect
+from services.kit.database import alone, connect, probe, require_file
 from services.kit.session import Database
 
-COMMANDS = frozenset({"archive", "prune"})
 KEEP_DAYS = 90
 """How long an id's answer is kept at least, when no day is given: longer than any run waits to repeat a call."""
+STOP = "stop it, run this, and start it again"
+MIGRATE = "the database is not at this release's schema; run `python -m services.allocator migrate` first"
+Options = Mapping[str, Any]
 
 
 def parsers(commands: Any) -> list[argparse.ArgumentParser]:
-    """Add the two commands."""
+    """Add the commands."""
+    return [_add_migrate(commands), _add_restored(commands), *_add_archive_and_prune(commands)]
+
+
+def run(command: str, settings: Settings, options: Options) -> int:
+    """Run one of the commands; return the exit status: 1 where `--verify` found something wrong.
+
+    Raises:
+        ValueError, OSError: there is no such database, or a service has it.
+    """
+    if command != "migrate":
+        require_file(settings.url)
+    probe(settings.url)
+    only_reads = command == "archive" and options["verify"]
+    with nullcontext() if only_reads else alone(settings.url, STOP):
+        return asyncio.run(_with_database(settings.url, COMMANDS[command], options))
+
+
+async def _with_database(url: str, work: Callable[[Database, Options], Awaitable[int]], options: Options) -> int:
+    database = Database(connect(url))
+    try:
+        return await work(database, options)
+    finally:
+        await database.engine.dispose()
+
+
+async def _migrate(database: Database, options: Options) -> int:
+    if options["revision"] is None:
+        await migrate.upgrade(database.engine)
+    else:
+        await migrate.to(database.engine, options["revision"])
+    return 0
+
+
+async def _restored(database: Database, options: Options) -> int:
+    window_s: float = options["window_s"]
+    async with database.transaction() as connection:
+        if not await connection.run_sync(lambda sync: inspect(sync).has_table("restores")):
+            raise ValueError(MIGRATE)
+        await restores.declare(connection, window_s)
+    _say(f"no new grants for {window_s:g} s; renew, commit and release go on")
+    return 0
+
+
+async def _archive(database: Database, options: Options) -> int:
+    await _require_schema(database)
+    archive, team = Archive(database, options["to"]), options["team"]
+    if options["verify"]:
+        return await _verify(archive, team)
+    before, stored = _before(options), 0
+    async for part in archive.store(before, team):
+        stored += 1
+        _say(f"{part.day} {part.rows} entries of {part.team} in {part.file} sha256 {part.digest}")
+    if not stored:
+        _say(f"nothing to archive of the days before {before}")
+    return 0
+
+
+async def _prune(database: Database, options: Options) -> int:
+    await _require_schema(database)
+    gone = await prune(database, _before(options), options["team"])
+    _say(", ".join(f"{count} {name}" for name, count in gone.items()) + " forgotten")
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[Database, Options], Awaitable[int]]] = {
+    "migrate": _migrate,
+    "restored": _restored,
+    "archive": _archive,
+    "prune": _prune,
+}
+
+
+def _before(options: Options) -> date:
+    return options["before"] or datetime.now(UTC).date() - timedelta(days=KEEP_DAYS)
+
+
+async def _require_schema(database: Database) -> None:
+    async with database.snapshot() as connection:
+        if not await migrate.is_current(connection):
+            raise ValueError(MIGRATE)
+
+
+async def _verify(archive: Archive, team: str | None) -> int:
+    wrong = await archive.verify(team)
+    for line in wrong:
+        _say(line)
+    if not wrong:
+        _say("every file is there, unchanged, and adds up to what the database keeps of it")
+    return 1 if wrong else 0
+
+
+def _add_migrate(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "migrate",
+        help="bring the database to the newest schema, or to another",
+        description="Brings the database to the newest schema, or with --to to another. On PostgreSQL replicas may serve "
+        "meanwhile: it tries for about a minute to have the tables to itself, and changes all or nothing.",
+    )
+    command.add_argument(
+        "--to",
+        dest="revision",
+        metavar="SCHEMA",
+        help="such as 0007; to an older one after the newer code has stopped: what only the newer schema holds is lost",
+    )
+    return command
+
+
+def _add_restored(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "restored",
+        help="after a restore from a backup, before the service is started: grant nothing new until the grants that "
+        "the backup does not know have ended",
+    )
+    command.add_argument(
+        "--window-s",
+        type=_window,
+        default=MAX_LEASE_S,
+        help="the longest lease that any trainer asks for (%(default)g unless given: the longest there is)",
+    )
+    return command
+
+
+def _add_archive_and_prune(commands: Any) -> list[argparse.ArgumentParser]:
     default = f"default: {KEEP_DAYS} days ago"
     archiving = commands.add_parser(
         "archive",
@@ -49,50 +180,11 @@ def parsers(commands: Any) -> list[argparse.ArgumentParser]:
     return [archiving, pruning]
 
 
-def run(command: str, settings: Settings, options: Mapping[str, Any]) -> int:
-    """Run one of the commands; return the exit status: 1 where `--verify` found something wrong."""
-    before: date = options["before"] or datetime.now(UTC).date() - timedelta(days=KEEP_DAYS)
-    team: str | None = options["team"]
-
-    async def work() -> int:
-        database = Database(connect(settings.url))
-        try:
-            await _require_schema(database)
-            if command == "prune":
-                gone = await prune(database, before, team)
-                _say(", ".join(f"{count} {name}" for name, count in gone.items()) + " forgotten")
-                return 0
-            archive = Archive(database, options["to"])
-            if options["verify"]:
-                return await _verify(archive, team)
-            stored = 0
-            async for part in archive.store(before, team):
-                stored += 1
-                _say(f"{part.day} {part.rows} entries of {part.team} in {part.file} sha256 {part.digest}")
-            if not stored:
-                _say(f"nothing to archive of the days before {before}")
-        finally:
-            await database.engine.dispose()
-        return 0
-
-    return asyncio.run(work())
-
-
-async def _require_schema(database: Database) -> None:
-    async with database.snapshot() as connection:
-        if not await migrate.is_current(connection):
-            raise ValueError(
-                "the database is not at the newest schema; run `python -m services.allocator migrate` first"
-            )
-
-
-async def _verify(archive: Archive, team: str | None) -> int:
-    wrong = await archive.verify(team)
-    for line in wrong:
-        _say(line)
-    if not wrong:
-        _say("every file is there, unchanged, and adds up to what the database keeps of it")
-    return 1 if wrong else 0
+def _window(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds <= MAX_LEASE_S:
+        raise argparse.ArgumentTypeError(f"a lease lasts up to {MAX_LEASE_S:g} s, not {text}")
+    return seconds
 
 
 def _day(text: str) -> date:

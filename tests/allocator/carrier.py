@@ -13,7 +13,7 @@ from pathlib import Path
 from rollout_budget.engine import Engine, HistoryPrior
 from rollout_budget.wire import EvidenceRow
 from services.allocator.database.store import SqlStore
-from services.allocator.delivery import turn
+from services.allocator.database.turns import EVIDENCE, turn
 from services.kit.database import connect
 from services.kit.session import Database
 
@@ -36,7 +36,7 @@ class Stuck(HistoryPrior):
 async def carry(url: str, file: Path) -> None:
     """Do one round."""
     engine = connect(url)
-    async with turn(engine) as ours:
+    async with turn(engine, EVIDENCE) as ours:
         assert ours
         await Engine(SqlStore(Database(engine)), Stuck(file)).deliver_evidence()
 

@@ -17,7 +17,7 @@ from rollout_budget.engine.ports import Evidence
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import EvidenceRow
 from services.allocator.database.store import SqlStore
-from services.allocator.delivery import turn
+from services.allocator.database.turns import EVIDENCE, turn
 from services.kit.database import connect
 from services.kit.session import Database
 from tests.allocator.databases import fresh_postgres, fresh_sqlite
@@ -59,7 +59,7 @@ class Process:
 
     async def deliver(self) -> int | None:
         """Do one round; None where another process is in one."""
-        async with turn(self.database.engine) as ours:
+        async with turn(self.database.engine, EVIDENCE) as ours:
             return await self._engine.deliver_evidence() if ours else None
 
     async def waiting(self) -> int:
@@ -119,20 +119,20 @@ async def test_a_lost_connection_ends_the_turn_and_a_failed_round_gives_it_back(
     """Whatever happens to a round, the next one comes; a database that is away is said to be."""
     async with processes(fresh_postgres(), HistoryPrior(), 2) as (one, other):
         with pytest.raises(ZeroDivisionError):
-            async with turn(one.database.engine):
+            async with turn(one.database.engine, EVIDENCE):
                 raise ZeroDivisionError
-        async with turn(one.database.engine) as ours:
+        async with turn(one.database.engine, EVIDENCE) as ours:
             assert ours
             async with other.database.transaction() as connection:
                 ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
                 assert (await connection.scalars(text(ended))).all() == [True]
-            async with turn(other.database.engine) as theirs:
+            async with turn(other.database.engine, EVIDENCE) as theirs:
                 assert theirs
-        async with turn(one.database.engine) as again:
+        async with turn(one.database.engine, EVIDENCE) as again:
             assert again
     nowhere = connect("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(Unavailable):
-        async with turn(nowhere):
+        async with turn(nowhere, EVIDENCE):
             pytest.fail("no turn without a database")
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -34,6 +33,7 @@ from rollout_budget.ledger.books import Counts, day_of, grain_sums
 from services.allocator.database.accounts import Accounts
 from services.allocator.database.balances import GRAIN, add, booked, fold
 from services.allocator.database.clock import now_s
+from services.allocator.database.folder import Folder
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.lines import as_entry
 from services.allocator.database.tables import (
@@ -46,6 +46,7 @@ from services.allocator.database.tables import (
     reservations,
     runs,
 )
+from services.allocator.database.turns import ARCHIVE, turn
 from services.kit.session import Database
 
 FORMAT = "rollout-budget entries 1"
@@ -87,7 +88,7 @@ def decode(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         ValueError: the bytes are not such a file.
     """
     try:
-        head, *rows = [json.loads(line) for line in gzip.decompress(data).decode().splitlines()]
+        head, *rows = [json.loads(line) for line in gzip.decompress(data).decode().removesuffix("\n").split("\n")]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from None
     if head.get("format") != FORMAT or head.get("rows") != len(rows):
@@ -100,7 +101,7 @@ class Archive:
 
     def __init__(self, database: Database, folder: Path, clock_offset_s: float = 0.0) -> None:
         self._database = database
-        self._folder = folder
+        self._folder = Folder(folder)
         self._offset_s = clock_offset_s
 
     async def store(self, before: date, team: str | None = None) -> AsyncIterator[Part]:
@@ -108,8 +109,18 @@ class Archive:
 
         Raises:
             InvalidInput: the day has not begun yet, or there is no such team.
-            ValueError: a file did not read back as it was written; its entries stay where they are.
+            Conflict, OSError: another archive is at work on this database, or writes to this folder.
+            ValueError: a file is of another database, or did not read back as it was written; its entries stay where
+                they are.
         """
+        with self._folder.alone():
+            async with turn(self._database.engine, ARCHIVE) as ours:
+                if not ours:
+                    raise Conflict("another archive is at work on this database: run this again when it has ended")
+                async for part in self._parts(before, team):
+                    yield part
+
+    async def _parts(self, before: date, team: str | None) -> AsyncIterator[Part]:
         async with self._database.snapshot() as connection:
             today = day_of(float(await connection.scalar(select(now_s())) or 0.0) + self._offset_s)
         if before.isoformat() > today:
@@ -185,7 +196,8 @@ class Archive:
             return None
         data = encode(team, day, rows)
         name = file_of(team, day, rows[0].entry_id)
-        self._write(name, data)
+        self._require_ours(name, data)
+        self._folder.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
         part = Part(team, day, rows[0].entry_id, rows[-1].entry_id, len(rows), name, digest)
         async with self._database.transaction() as connection:
@@ -211,28 +223,31 @@ class Archive:
         if gone != part.rows:
             raise Conflict(f"{part.rows} entries of {part.day} were written and {gone} are there; nothing was archived")
 
-    def _write(self, name: str, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all, and read it back."""
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    def _require_ours(self, name: str, data: bytes) -> None:
+        """Refuse to write over a file that holds anything but the first of these entries, as one that was killed left it.
+
+        Raises:
+            ValueError: there is another one of this name, of another database say.
+        """
+        there = self._folder.read(name)
+        if there is None or there == data:
+            return
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        if path.read_bytes() != data:
-            raise ValueError(f"{path} does not read back as it was written")
+            _, lines = decode(there)
+        except ValueError:
+            lines = [{}]
+        if lines != decode(data)[1][: len(lines)]:
+            raise ValueError(
+                f"{self._folder}/{name} is there already and holds something else: is this the folder of another database? "
+                "Name another with --to"
+            )
 
     def _compare(self, row: Row[Any], total: dict[tuple[Any, ...], Counts]) -> list[str]:
         """Compare one file with its record; add its sums to `total`."""
         try:
-            data = (self._folder / row.file).read_bytes()
+            data = self._folder.read(row.file)
+            if data is None:
+                return [f"{row.file}: is gone"]
             head, lines = decode(data)
         except (OSError, ValueError) as error:
             return [f"{row.file}: cannot be read: {error}"]

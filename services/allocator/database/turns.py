@@ -1,9 +1,9 @@
-"""Whose turn it is to carry evidence away: of all processes on one PostgreSQL, one at a time.
+"""Whose turn it is: to carry evidence away, or entries into files. Of all processes on one PostgreSQL, one at a time.
 
 The turn is an advisory lock of a database connection that is in no transaction meanwhile. It ends with the connection, so
-that a process that is killed in the middle keeps nobody waiting: what it had not yet taken out of the outbox is carried
-by the next. Should the connection be lost while its process goes on, two may carry the same rows: both prior sources
-know a row by its id. SQLite has one process, which needs no turn.
+that a process that is killed in the middle keeps nobody waiting: what it had not yet carried is carried by the next.
+Should the connection be lost while its process goes on, two may carry the same: both prior sources know a row of evidence
+by its id, and an archive is recorded once or not at all. SQLite has one process, which needs no turn.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rollout_budget.errors import Unavailable
 
-_LOCK = 0x65766964
-_TAKE = text(f"SELECT pg_try_advisory_lock({_LOCK})")
-_GIVE = text(f"SELECT pg_advisory_unlock({_LOCK})")
+EVIDENCE = 0x65766964
+ARCHIVE = 0x61726368
+"""Numbers of the advisory locks."""
+_TAKE = text("SELECT pg_try_advisory_lock(:number)")
+_GIVE = text("SELECT pg_advisory_unlock(:number)")
+_AWAY = "the database is busy or away; nothing was carried"
 
 
 @asynccontextmanager
-async def turn(engine: AsyncEngine) -> AsyncIterator[bool]:
-    """Enter a round of delivery; yields False at once where another process is in one.
+async def turn(engine: AsyncEngine, number: int) -> AsyncIterator[bool]:
+    """Enter a round of this work; yields False at once where another process is in one.
 
     Raises:
         Unavailable: the database is away.
@@ -36,30 +39,30 @@ async def turn(engine: AsyncEngine) -> AsyncIterator[bool]:
     try:
         connection = await engine.connect()
     except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise Unavailable("the database is busy or away; nothing was delivered") from error
+        raise Unavailable(_AWAY) from error
     try:
-        taken = await _taken(connection)
+        taken = await _taken(connection, number)
         try:
             yield taken
         finally:
             if taken:
-                await _give(connection)
+                await _give(connection, number)
     finally:
         await connection.close()
 
 
-async def _taken(connection: AsyncConnection) -> bool:
+async def _taken(connection: AsyncConnection, number: int) -> bool:
     try:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        return bool(await connection.scalar(_TAKE))
+        return bool(await connection.scalar(_TAKE, {"number": number}))
     except (OperationalError, InterfaceError) as error:
-        raise Unavailable("the database is busy or away; nothing was delivered") from error
+        raise Unavailable(_AWAY) from error
 
 
-async def _give(connection: AsyncConnection) -> None:
+async def _give(connection: AsyncConnection, number: int) -> None:
     """Give the turn back; a connection that cannot say so is dropped, and the turn with it."""
     try:
-        await connection.execute(_GIVE)
+        await connection.execute(_GIVE, {"number": number})
     except BaseException as error:
         await connection.invalidate()
         if not isinstance(error, (OperationalError, InterfaceError)):
