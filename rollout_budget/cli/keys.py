@@ -1,22 +1,21 @@
 """`rollout-budget admin keys`: create, list, rotate, revoke.
 
 A new token is printed once, and with `--file` written where only its owner can read it. The file is made before the key,
-so that no key is made whose token could not be kept.
+so that no key is made whose token could not be kept. Should it fail all the same, the token is in the output.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, get_args
+import sys
+from collections.abc import Callable
+from typing import get_args
 from uuid import uuid4
 
 from rollout_budget.cli import show
 from rollout_budget.cli.connection import ADMIN_KEY, admin
-from rollout_budget.cli.parsing import Commands, Options, Usage, seconds
+from rollout_budget.cli.files import NewFile, new_file
+from rollout_budget.cli.parsing import Commands, Options, Unkept, seconds
 from rollout_budget.errors import OutcomeUnknown
 from rollout_budget.wire import Key, KeyCreate, KeyRotate, KeysAnswer, KeySecret, Scope
 from rollout_budget.wire.access import MAX_PAGE
@@ -126,32 +125,29 @@ def _list(options: Options) -> None:
 
 def _print_new(options: Options, make: Callable[[str], KeySecret]) -> None:
     once = options.idempotency_key or str(uuid4())
-    with _token_file(options.file) as file:
+    again = f"run the same command again with --idempotency-key {once}"
+    with new_file(options.file) as file:
         try:
             secret = make(once)
         except OutcomeUnknown:
-            again = f"run the same command again with --idempotency-key {once}"
             raise OutcomeUnknown(f"no answer came, so the key may have been made: {again}") from None
-        if file is not None:
-            file.write(secret.token + "\n")
-    show.one(options, secret)
-
-
-@contextmanager
-def _token_file(name: str | None) -> Iterator[IO[str] | None]:
-    """Open a new file for its owner alone; it goes again if there is nothing to write."""
-    if name is None:
-        yield None
-        return
+        unkept = _kept(secret, file)
     try:
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise Usage(f"--file {name} is there already; name a new file") from None
+        show.one(options, secret)
+        sys.stdout.flush()
     except OSError as error:
-        raise Usage(f"--file {name}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-    except BaseException:
-        Path(name).unlink()
-        raise
+        if file is not None and not unkept:
+            raise
+        raise Unkept(f"key {secret.key_id} was made, but its token could not be shown: {again}") from error
+    if unkept:
+        raise Unkept(f"key {secret.key_id} was made, but {unkept}: keep the token from the output above")
+
+
+def _kept(secret: KeySecret, file: NewFile | None) -> str:
+    """Write the token into its file; return why that did not go, empty if it did."""
+    if file is not None:
+        try:
+            file.keep(secret.token + "\n")
+        except OSError as error:
+            return f"--file {file.name} could not be written ({error.strerror}) and is not there"
+    return ""

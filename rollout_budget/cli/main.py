@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rollout_budget.cli import admin, team, usage
 from rollout_budget.cli.connection import address
-from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Options, Parser, Usage
+from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Options, Parser, Unkept, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
 
 AWAY_STATUS = 3
@@ -34,7 +34,7 @@ A key is never an argument: every process of the machine could read it there.
 
 exit codes:
   0  done
-  1  the service refused: the line says why
+  1  the service refused, or its answer could not be written: the line says why
   2  the command lacks something or cannot be read; nothing was sent
   3  the service cannot be reached, or no answer came
 
@@ -55,8 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", USAGE_STATUS)
     except RolloutBudgetError as error:
         return _fail(f"{error}{_advice(error, options)}", _status(error))
+    except Unkept as error:
+        _drop_output()
+        return _fail(str(error), REFUSED_STATUS)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone, as with `| head`
+        _drop_output()  # the reader has gone, as with `| head`
+    except OSError as error:
+        _drop_output()
+        return _fail(f"the answer could not be written: {error.strerror}", REFUSED_STATUS)
     return 0
 
 
@@ -67,6 +73,14 @@ def parser() -> Parser:
     for add in COMMANDS:
         add(commands)
     return whole
+
+
+def _drop_output() -> None:
+    """Let nothing that is left over be written at the end: that would fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(error: RolloutBudgetError) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 REFUSED_STATUS = 1
-"""Exit code of a command that the service refused, or whose answer is not what was required."""
+"""Exit code of a command that the service refused, or whose answer is not what was required or could not be written."""
 USAGE_STATUS = 2
 """Exit code of a command that was not understood or lacks something, before anything was sent."""
 
@@ -21,6 +21,10 @@ Handler = Callable[[Options], None]
 
 class Usage(Exception):
     """The command lacks something or cannot be meant; the message says what to do."""
+
+
+class Unkept(Exception):
+    """It was done, but what it answered could not be written; the message says where that is, or how to have it again."""
 
 
 class Parser(argparse.ArgumentParser):
