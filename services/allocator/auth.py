@@ -50,6 +50,8 @@ class Door:
         self._pepper = pepper
         self._admin_digest = digest(admin_key, pepper)
         self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._forgotten = 0
+        """How often all that was found was forgotten."""
         self._teams: OrderedDict[str, str] = OrderedDict()
         """Teams of keys that were good when last looked up: whom the edge charges (G13), never whom a route trusts."""
 
@@ -82,17 +84,20 @@ class Door:
     def forget(self) -> None:
         """Look every key up again: one was revoked or rotated."""
         self._cache.clear()
+        self._forgotten += 1
 
     async def _look_up(self, hashed: str) -> Identity | None:
         asked = time.monotonic()
-        async with self._database.transaction() as connection:
+        forgotten = self._forgotten
+        async with self._database.snapshot() as connection:
             row = await Keyring(connection, self._pepper).find(hashed)
         if row is None:
             self._teams.pop(hashed, None)  # whoever holds a key that has ended spends its team's rates no more
             return None
         found = Identity(team=row.team, scope=row.scope, key_id=row.key_id)
         trusted_s = CACHE_S if row.left_s is None else min(CACHE_S, row.left_s)
-        self._cache[hashed] = (found, asked + trusted_s)
+        if forgotten == self._forgotten:  # else this may be one that was revoked while it was looked up
+            self._cache[hashed] = (found, asked + trusted_s)
         self._teams[hashed] = row.team
         if len(self._teams) > RECALLED_KEYS:
             self._teams.popitem(last=False)

@@ -75,7 +75,7 @@ class Service:
 
     async def missing(self) -> str | None:
         """Return why the service is not ready, None if it is."""
-        async with self.database.transaction() as connection:
+        async with self.database.snapshot() as connection:
             return None if await migrate.is_current(connection) else "the database is not at the newest migration"
 
     @asynccontextmanager
@@ -84,6 +84,12 @@ class Service:
         async with self.database.transaction() as connection:
             ledger = SqlLedger(connection, self.store.clock_offset_s())
             yield Directory(connection, self._pepper, actor, ledger)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Directory]:
+        """Enter a transaction on teams and keys that only reads: it waits for no writer and keeps none waiting."""
+        async with self.database.snapshot() as connection:
+            yield Directory(connection, self._pepper, ledger=SqlLedger(connection, self.store.clock_offset_s()))
 
     async def audit(self) -> int:
         """Compare all counters with what was booked; return how many differ."""
@@ -123,10 +129,11 @@ class Service:
         return RemotePriors(client, deadline_s=deadline_s, refused=self.metrics.evidence_refused.inc)
 
     async def _read_budgets(self) -> None:
-        async with self.store.transaction() as transaction:
-            rows = await transaction.ledger.usage(None, ["team"])
+        async with self.database.snapshot() as connection:
+            ledger = SqlLedger(connection, self.store.clock_offset_s())
+            rows = await ledger.usage(None, ["team"])
             teams = [row.team for row in rows if row.team is not None][:MAX_RUNS]
-            views = [await transaction.ledger.budget(team) for team in teams]
+            views = [await ledger.budget(team) for team in teams]
         self.metrics.budgets(views)
 
     def _committed(self, transaction: SqlTransaction) -> None:

@@ -58,20 +58,20 @@ async def create_team(
 
 @router.get("/teams")
 async def list_teams(
-    key: Admin,
+    _key: Admin,
     parts: Parts,
     after: Annotated[Identifier | None, Query(description="`next` of the page before.")] = None,
     limit: Limit = 100,
 ) -> TeamsAnswer:
     """Return the teams in the order of their ids."""
-    async with parts.directory(key) as directory:
+    async with parts.reading() as directory:
         return await directory.teams(after or "", limit)
 
 
 @router.get("/teams/{team:segment}", responses=documented(404))
-async def show_team(team: TeamId, key: Admin, parts: Parts) -> Team:
+async def show_team(team: TeamId, _key: Admin, parts: Parts) -> Team:
     """Return a team and its limits."""
-    async with parts.directory(key) as directory:
+    async with parts.reading() as directory:
         return await directory.team(team)
 
 
@@ -83,9 +83,9 @@ async def rename_team(team: TeamId, patch: TeamPatch, key: Admin, parts: Parts) 
 
 
 @router.get("/budgets/{team:segment}", responses=documented(404))
-async def show_budget(team: TeamId, key: Admin, parts: Parts) -> BudgetView:
+async def show_budget(team: TeamId, _key: Admin, parts: Parts) -> BudgetView:
     """Return a team's limits, what it has used, and what is left."""
-    async with parts.directory(key) as directory:
+    async with parts.reading() as directory:
         return await directory.budget(team)
 
 
@@ -128,14 +128,14 @@ async def create_key(
 
 @router.get("/keys")
 async def list_keys(
-    key: Admin,
+    _key: Admin,
     parts: Parts,
     team: Annotated[Identifier | None, Query(description="Keys of this team alone.")] = None,
     after: KeyIdQuery = None,
     limit: Limit = 100,
 ) -> KeysAnswer:
     """Return keys without their secrets, oldest first."""
-    async with parts.directory(key) as directory:
+    async with parts.reading() as directory:
         return await directory.keys(team, after, limit)
 
 

@@ -34,7 +34,7 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 @router.get("/admin/changes")
 async def list_changes(
     *,
-    key: Admin,
+    _key: Admin,
     parts: Parts,
     team: Annotated[Identifier | None, Query()] = None,
     subject: Subject = None,
@@ -42,7 +42,7 @@ async def list_changes(
     limit: Limit = 100,
 ) -> ChangesAnswer:
     """Return who changed which team, budget, run or key, when, and how; oldest first."""
-    async with parts.directory(key) as directory:
+    async with parts.reading() as directory:
         return await directory.changes(team, subject, after, limit)
 
 
@@ -51,5 +51,5 @@ async def changes(
     key: Reader, parts: Parts, subject: Subject = None, after: After = 0, limit: Limit = 100
 ) -> ChangesAnswer:
     """Return the changes to this team, its budget, its runs and its keys; oldest first."""
-    async with parts.store.transaction(key.team) as transaction:  # behind the second wall
-        return await Changes(transaction.connection, key).page(key.team, subject, after, limit)
+    async with parts.store.reading(key.team) as connection:  # behind the second wall
+        return await Changes(connection, key).page(key.team, subject, after, limit)
