@@ -28,6 +28,8 @@ BUSY_TIMEOUT_S = 5
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 10_000
 """PostgreSQL's bounds of one lock and one statement: a request that waits longer is shed with 503 (G12)."""
+ALWAYS = "-c timezone=UTC -c jit=off"
+"""Statements are short: to compile one takes PostgreSQL longer than to run it."""
 GONE = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 """PostgreSQL lets go of what a process held, locks included, within a minute of its host's silent end."""
 POOL_SIZE = 10
@@ -115,7 +117,7 @@ def connect(url: str) -> AsyncEngine:
             file.touch(mode=0o600)  # its -wal and -shm take over the mode
         return _sqlite(parsed.set(drivername="sqlite+aiosqlite"))
     if backend == "postgresql":
-        bounds = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC {GONE}"
+        bounds = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {ALWAYS} {GONE}"
         return create_async_engine(
             parsed.set(drivername="postgresql+psycopg"),
             connect_args={"options": bounds, "client_encoding": "utf8"},  # whatever the database was made with

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, Table, and_, bindparam, case, select, update
+from sqlalchemy import Row, Table, and_, bindparam, case, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.errors import InvalidInput
@@ -51,23 +51,23 @@ from services.allocator.database.lines import row_of
 from services.allocator.database.reports import Reports, as_reservation, digest
 from services.allocator.database.tables import entries, reservations
 from services.allocator.database.tables import usage_sums as sums
-from services.kit.rows import Listed, among, change, write
+from services.kit.rows import Listed, among, change, each_of, write
 
 _DIGESTS = bindparam("in_digests", type_=Listed())
-NAMED = select(reservations).where(
-    reservations.c.team == bindparam("in_team"), among(reservations.c.id_digest, _DIGESTS)
-)
+_OF_TEAM = reservations.c.team == bindparam("in_team")
+NAMED = each_of(list(reservations.c), _OF_TEAM, reservations.c.id_digest, _DIGESTS)
 _ENDS = bindparam("ends", type_=reservations.c.expires_s.type)
-RENEW = (
+_RENEWED = (
     update(reservations)
-    .where(
-        reservations.c.team == bindparam("in_team"),
-        reservations.c.run == bindparam("in_run"),
-        reservations.c.state == "reserved",
-    )
+    .where(_OF_TEAM, reservations.c.run == bindparam("in_run"))
     .values(expires_s=case((reservations.c.expires_s > _ENDS, reservations.c.expires_s), else_=_ENDS))
 )
-RENEW_NAMED = RENEW.where(among(reservations.c.id_digest, _DIGESTS))
+RENEW = _RENEWED.where(reservations.c.state == "reserved")
+RENEW_NAMED = (
+    _RENEWED.where(  # a state that PostgreSQL does not know beforehand: not by the partial index, but by the key
+        among(reservations.c.id_digest, _DIGESTS), reservations.c.state == select(literal("reserved")).scalar_subquery()
+    )
+)
 
 
 class SqlLedger:
@@ -262,7 +262,8 @@ class SqlLedger:
 
     async def _rows(self, team: str, ids: Sequence[str]) -> dict[str, Row[Any]]:
         named = {"in_team": team, "in_digests": [digest(one) for one in ids]}
-        return {row.reservation_id: row for row in await self._connection.execute(NAMED, named)}
+        rows = await self._connection.execute(NAMED[self._connection.dialect.name], named)
+        return {row.reservation_id: row for row in rows}
 
     async def _book(self, lines: Sequence[Entry], moment: float) -> None:
         """Append entries and move the counters by what they say."""

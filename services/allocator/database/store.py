@@ -27,7 +27,7 @@ from services.allocator.database.remembered import Remembered
 from services.allocator.database.restores import withheld
 from services.allocator.database.tables import groups, outbox, plans, runs
 from services.allocator.database.wall import Wall
-from services.kit.rows import Listed, among, write
+from services.kit.rows import Listed, among, each_of, write
 from services.kit.session import Database, chunks, insert
 
 FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
@@ -49,7 +49,7 @@ SAVED_RUN = (
     .values({name: bindparam(name) for name in ("spec", "reliability", "finished", "fingerprint", "pacing")})
 )
 _OF_RUN = and_(groups.c.team == bindparam("in_team"), groups.c.run == bindparam("in_run"))
-GROUPS = select(groups.c.group_id, groups.c.attempt, groups.c.record).where(_OF_RUN, among(groups.c.group_id, _IDS))
+GROUPS = each_of([groups.c.group_id, groups.c.attempt, groups.c.record], _OF_RUN, groups.c.group_id, _IDS)
 LATEST = (
     select(groups.c.group_id, func.max(groups.c.attempt).label("attempt"))
     .where(_OF_RUN, among(groups.c.group_id, _IDS))
@@ -128,7 +128,7 @@ class SqlTransaction:
         """Return those of the groups that exist."""
         wanted, found = set(keys), {}
         named = {"in_team": team, "in_run": run_id, "in_ids": list({key.group_id for key in keys})}
-        for row in await self._connection.execute(GROUPS, named):
+        for row in await self._connection.execute(GROUPS[self._connection.dialect.name], named):
             key = GroupKey(row.group_id, row.attempt)
             if key in wanted:
                 found[key] = _RECORDS.read(row.record)

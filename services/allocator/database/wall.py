@@ -21,7 +21,11 @@ from services.allocator.migrations.second_wall import ROLE, TEAM
 
 LOOK_AGAIN_S = 60.0
 """Pause before a wall that was not there is looked for again: an administrator may have granted the role meanwhile."""
-_ENTER = f"SELECT set_config('role', '{ROLE}', true), set_config('{TEAM}', %s, true)"
+_ENTER = (
+    f"SELECT set_config('role', '{ROLE}', true), set_config('{TEAM}', %s, true), "
+    "set_config('enable_seqscan', 'off', true)"
+)
+"""No statement about one team reads a whole table: a plan that was made while a table was tiny would go on doing so."""
 _STANDS = """
 SELECT EXISTS (
     SELECT 1 FROM pg_policies WHERE policyname = 'one_team' AND schemaname = current_schema() AND tablename = 'runs'
