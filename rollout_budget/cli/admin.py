@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollout_budget.cli import keys, limits, show
+from rollout_budget.cli import keys, limits, show, usage
 from rollout_budget.cli.changes import add_options, print_changes
 from rollout_budget.cli.connection import ADMIN_KEY, admin
 from rollout_budget.cli.parsing import Commands, Options, Usage
@@ -25,11 +25,13 @@ def add(commands: Commands) -> None:
         "  rollout-budget admin teams create vision --rollouts-per-day 2000\n"
         "  rollout-budget admin keys create vision --label trainer --file vision.key\n"
         "  rollout-budget admin budget show vision\n"
+        "  rollout-budget admin usage --team vision --by run,day\n"
         "  rollout-budget admin changes --team vision",
     )
     _add_teams(under)
     keys.add(under)
     _add_budget(under)
+    usage.add_for_admins(under)
     changes = under.command(
         "changes",
         "Show who changed which team, limit, run or key, when, and how. Oldest first.",

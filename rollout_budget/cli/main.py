@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rollout_budget.cli import admin, team, usage
+from rollout_budget.cli import admin, entries, runs, team, usage
 from rollout_budget.cli.connection import address
 from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Options, Parser, Unkept, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
 
 AWAY_STATUS = 3
 
-COMMANDS = (team.add, usage.add, admin.add)
+COMMANDS = (team.add, runs.add, usage.add, entries.add, admin.add)
 """What adds commands at the top, in the order of `--help`."""
 
 _ABOUT = """Budgets of rollouts: what a team has left, and what an admin does about teams, limits and keys."""

@@ -74,6 +74,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """Read a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """Read a duration: `90s`, `15m`, `12h`, `30d`; of bare numbers 0 alone, as 90 may be meant as days."""
     match = _DURATION.fullmatch(text)

@@ -1,39 +1,62 @@
-"""`rollout-budget usage`: who drew how much, when, for which policy; for people, as JSON, or as CSV for a spreadsheet."""
+"""`rollout-budget usage`: who drew how much, when, for which policy; for people, as JSON, or as CSV for a spreadsheet.
+
+The same below `admin`, of any team or of all.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import get_args
 
 from rollout_budget.cli import show
-from rollout_budget.cli.connection import TEAM_KEY, team
+from rollout_budget.cli.connection import ADMIN_KEY, TEAM_KEY, admin, team
 from rollout_budget.cli.parsing import Commands, Options, Usage
-from rollout_budget.client import SyncAllocatorClient
 from rollout_budget.wire import Dimension, RolloutCounts, UsageAnswer, UsageQuery, UsageRow
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 SHOWN = ("used", "extra", "returned", "refused", "saved", "tokens_per_rollout", "gpu_seconds_per_rollout")
 """Figures of a row that fit on a terminal; JSON and CSV hold all of them."""
+_COLUMNS = """
+
+USED rollouts were drawn, EXTRA of those granted came after first waves, RETURNED were granted and not drawn,
+REFUSED were asked for and not granted, SAVED is what fixed groups of the reference size would have drawn more."""
+Ask = Callable[[UsageQuery], UsageAnswer]
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
+    """Add the command of a team."""
     parser = commands.command(
         "usage",
-        "Show what your team has drawn, by run, policy and day.\n\n"
-        "USED rollouts were drawn, EXTRA of those granted came after first waves, RETURNED were granted and not drawn,\n"
-        "REFUSED were asked for and not granted, SAVED is what fixed groups of the reference size would have drawn more.",
+        "Show what your team has drawn, by run, policy and day." + _COLUMNS,
         "  rollout-budget usage\n  rollout-budget usage --by run,day --since 2026-11-01\n"
         "  rollout-budget usage --by run,policy,day --csv > usage.csv",
         _usage,
         key=TEAM_KEY,
     )
+    _add_options(parser, "run")
+
+
+def add_for_admins(under: Commands) -> None:
+    """Add the command of whoever runs the allocator."""
+    parser = under.command(
+        "usage",
+        "Show what teams have drawn, by team, run, policy and day." + _COLUMNS,
+        "  rollout-budget admin usage\n  rollout-budget admin usage --team vision --by run,day --since 2026-11-01\n"
+        "  rollout-budget admin usage --by team,day --csv > usage.csv",
+        _usage_of_any,
+        key=ADMIN_KEY,
+    )
+    parser.add_argument("--team", metavar="ID", help="this team alone (default: all)")
+    _add_options(parser, "team")
+
+
+def _add_options(parser: argparse.ArgumentParser, by: Dimension) -> None:
     parser.add_argument(
-        "--by", type=_dimensions, default=("run",), metavar="D,D", help="some of team, run, policy, day (default: run)"
+        "--by", type=_dimensions, default=(by,), metavar="D,D", help=f"some of team, run, policy, day (default: {by})"
     )
     parser.add_argument("--run", dest="run_id", metavar="ID", help="this run alone")
     parser.add_argument("--policy", metavar="ID", help="this policy alone")
@@ -43,32 +66,45 @@ def add(commands: Commands) -> None:
 
 
 def _usage(options: Options) -> None:
+    first = _first(options)
+    with team(options) as client:
+        rows = list(_rows(first, lambda query: client.usage(options.by, query)))
+    _print(options, rows)
+
+
+def _usage_of_any(options: Options) -> None:
+    first = _first(options)
+    with admin(options) as client:
+        rows = list(_rows(first, lambda query: client.show_usage(options.team, options.by, query)))
+    _print(options, rows)
+
+
+def _first(options: Options) -> UsageQuery:
     if options.csv and options.json:
         raise Usage("choose one of --csv and --json")
     if options.since and options.until and options.since > options.until:
         raise Usage(f"--since {options.since} is later than --until {options.until}, so no day is left")
-    query = UsageQuery(
-        run=options.run_id, policy=options.policy, since=options.since, until=options.until, limit=10_000
-    )
-    with team(options) as client:
-        rows = list(_rows(client, options.by, query))
+    return UsageQuery(run=options.run_id, policy=options.policy, since=options.since, until=options.until, limit=10_000)
+
+
+def _rows(query: UsageQuery, ask: Ask) -> Iterator[UsageRow]:
+    after: str | None = None
+    while True:
+        answer = ask(query.model_copy(update={"after": after}))
+        yield from answer.rows
+        after = answer.next
+        if after is None:
+            return
+
+
+def _print(options: Options, rows: Sequence[UsageRow]) -> None:
     if options.csv:
         _write_csv(options.by, rows)
         return
     shown = (*SHOWN, "shadow_refused") if any(row.counts.shadow_refused for row in rows) else SHOWN
     figures = [[getattr(row, one) for one in options.by] + [_figure(row, one) for one in shown] for row in rows]
     header = [name.upper().replace("_PER_ROLLOUT", "/R") for name in shown]
-    show.answer(options, UsageAnswer(rows=rows), figures, [*(one.upper() for one in options.by), *header])
-
-
-def _rows(client: SyncAllocatorClient, by: Sequence[Dimension], query: UsageQuery) -> Iterator[UsageRow]:
-    after: str | None = None
-    while True:
-        answer = client.usage(by, query.model_copy(update={"after": after}))
-        yield from answer.rows
-        after = answer.next
-        if after is None:
-            return
+    show.answer(options, UsageAnswer(rows=list(rows)), figures, [*(one.upper() for one in options.by), *header])
 
 
 def _figure(row: UsageRow, name: str) -> object:

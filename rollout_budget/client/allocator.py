@@ -31,7 +31,9 @@ from rollout_budget.wire import (
     ReservationView,
     Run,
     RunPatch,
+    RunsAnswer,
     RunSpec,
+    RunStatus,
     UsageAnswer,
     UsageQuery,
 )
@@ -59,6 +61,11 @@ class AllocatorClient(Client):
         """Declare a run; the same id with the same body is safe to repeat."""
         effect = f"Run {spec.run_id!r} may have been created. {AGAIN} `get_run` tells."
         return await self._http.call(Call("POST", path("runs"), Run, spec, effect=effect))
+
+    async def runs(self, *, status: RunStatus | None = None, after: str | None = None, limit: int = 100) -> RunsAnswer:
+        """Return the team's runs in the order of their ids, at most `limit` (1 to 500); `after` is the page's `next`."""
+        params = query(status=status, after=after, limit=limit)
+        return await self._http.call(Call("GET", path("runs"), RunsAnswer, params=params))
 
     async def get_run(self, run_id: str) -> Run:
         """Return a run with its usage and what it has learned of its prior."""

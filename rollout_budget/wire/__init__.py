@@ -45,6 +45,7 @@ from rollout_budget.wire.common import (
     Wire,
 )
 from rollout_budget.wire.counts import RolloutCounts, RunLimits
+from rollout_budget.wire.listing import RunsAnswer, RunStatus, RunSummary
 from rollout_budget.wire.pacing import PacingSettings
 from rollout_budget.wire.plan import PlanAnswer, PlanCandidate, PlannedPrompt, PlanRequest
 from rollout_budget.wire.prior import (
@@ -172,6 +173,9 @@ __all__ = [
     "RunLimits",
     "RunPatch",
     "RunSpec",
+    "RunStatus",
+    "RunSummary",
+    "RunsAnswer",
     "Scope",
     "Stopping",
     "SuppliedPrior",

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from rollout_budget.engine.ports import PriorSource
 from services.allocator.auth import Entrance
-from services.allocator.endpoints import admin, budgets, changes, runs, usage
+from services.allocator.endpoints import admin, budgets, changes, listing, runs, usage
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
@@ -63,7 +63,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         docs_url=None,
         redoc_url=None,
     )
-    for router in (runs.router, budgets.router, usage.router, changes.router, admin.router):
+    for router in (runs.router, listing.router, budgets.router, usage.router, changes.router, admin.router):
         app.include_router(router)
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)

@@ -32,6 +32,7 @@ TEAM_ROUTES: list[tuple[str, str, Any]] = [
 OWN_ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "runs", {"run_id": "n", "policy": "p"}),
     ("POST", "decide", {"groups": [{"group_id": "g"}]}),
+    ("GET", "runs", None),
     ("GET", "budget", None),
     ("GET", "usage", None),
     ("GET", "entries", None),
@@ -49,8 +50,10 @@ ADMIN_ROUTES: list[tuple[str, str, Any]] = [
     ("DELETE", "admin/keys/x", None),
     ("POST", "admin/keys/x/rotate", {}),
     ("GET", "admin/changes", None),
+    ("GET", "admin/usage", None),
 ]
 READ_ONLY = {("GET", "runs/r"), ("POST", "runs/r/baselines"), ("GET", "reservations/r/g/0/0"), ("POST", "decide")} | {
+    ("GET", "runs"),
     ("GET", "budget"),
     ("GET", "usage"),
     ("GET", "entries"),
@@ -98,6 +101,8 @@ async def test_g14_every_route_with_a_foreign_id_is_404(allocator: Running) -> N
     usage = (await allocator.http.get("/v1/usage?by=team,run", headers=stranger)).json()
     assert usage["rows"] == []
     assert (await allocator.http.get("/v1/entries", headers=stranger)).json() == {"entries": [], "next": None}
+    listed = (await allocator.http.get("/v1/runs", headers=stranger)).json()["runs"]
+    assert [(run["policy"], run["granted"]) for run in listed] == [("own", 0)]
 
 
 async def test_no_key_opens_nothing(allocator: Running) -> None:

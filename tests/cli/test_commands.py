@@ -18,9 +18,11 @@ from rollout_budget.cli.parsing import Parser
 from rollout_budget.wire import (
     BudgetView,
     ChangesAnswer,
+    EntriesAnswer,
     Key,
     KeysAnswer,
     KeySecret,
+    RunsAnswer,
     Team,
     TeamLimits,
     TeamsAnswer,
@@ -45,6 +47,9 @@ JSON_COMMANDS: list[tuple[type[Wire], list[str]]] = [
     (BudgetView, ["budget"]),
     (BudgetView, ["status"]),
     (UsageAnswer, ["usage", "--by", "run,day"]),
+    (UsageAnswer, ["admin", "usage", "--team", "vision", "--by", "day"]),
+    (RunsAnswer, ["runs", "--status", "running"]),
+    (EntriesAnswer, ["entries", "--kind", "overage"]),
     (ChangesAnswer, ["changes"]),
 ]
 NEW = "--limit-of-tomorrow"

@@ -55,6 +55,7 @@ from rollout_budget.wire import (
     RolloutCounts,
     Run,
     RunPatch,
+    RunsAnswer,
     RunSpec,
     Team,
     TeamCreate,
@@ -121,6 +122,7 @@ PRIOR = (PriorClient, SyncPriorClient)
 
 ROUTES = [
     Route(ALLOCATOR, "create_run", (SPEC,), "POST", "/v1/runs", RUN),
+    Route(ALLOCATOR, "runs", (), "GET", "/v1/runs?limit=100", RunsAnswer(runs=[])),
     Route(ALLOCATOR, "get_run", ("a/b",), "GET", "/v1/runs/a%2Fb", RUN),
     Route(ALLOCATOR, "patch_run", ("a/b", RunPatch(price=0.1)), "PATCH", "/v1/runs/a%2Fb", RUN),
     Route(ALLOCATOR, "finish_run", ("a/b",), "POST", "/v1/runs/a%2Fb/finish", RUN),
@@ -141,6 +143,7 @@ ROUTES = [
     Route(ADMIN, "rename_team", ("t/u", TeamPatch(name="n")), "PATCH", "/v1/admin/teams/t%2Fu", TEAM),
     Route(ADMIN, "show_budget", ("t/u",), "GET", "/v1/admin/budgets/t%2Fu", BUDGET),
     Route(ADMIN, "set_budget", ("t/u", TeamLimits(rollouts=9)), "PUT", "/v1/admin/budgets/t%2Fu", BUDGET),
+    Route(ADMIN, "show_usage", ("t/u", ("day",)), "GET", "/v1/admin/usage?by=day&team=t%2Fu", UsageAnswer(rows=[])),
     Route(ADMIN, "create_key", (KeyCreate(team="t"),), "POST", "/v1/admin/keys", SECRET),
     Route(ADMIN, "list_keys", (), "GET", "/v1/admin/keys?limit=100", KeysAnswer(keys=[KEY])),
     Route(ADMIN, "rotate_key", ("id", KeyRotate(grace_s=0.0)), "POST", "/v1/admin/keys/id/rotate", SECRET),

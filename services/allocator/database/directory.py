@@ -6,22 +6,27 @@ first, so that what the log says stood before did stand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rollout_budget.engine import reading
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.errors import Conflict, NotFound
 from rollout_budget.wire import (
     BudgetView,
     ChangesAnswer,
+    Dimension,
     Team,
     TeamCreate,
     TeamLimits,
     TeamPatch,
     TeamsAnswer,
     TeamSummary,
+    UsageAnswer,
+    UsageQuery,
 )
 from services.allocator.database.clock import now_s
 from services.allocator.database.keyring import Keyring
@@ -95,6 +100,12 @@ class Directory(Keyring):
         """Return a team's limits, what it has used, and what is left."""
         await self._row_of(team)
         return await self._ledger.budget(team)
+
+    async def usage(self, team: str | None, by: Sequence[Dimension], query: UsageQuery) -> UsageAnswer:
+        """Return a page of the usage of a team, or of all, grouped by these dimensions."""
+        if team is not None:
+            await self._row_of(team)
+        return await reading.usage(self._ledger, team, by, query)  # type: ignore[arg-type]  # None is all, to a ledger too
 
     async def set_budget(self, team: str, limits: TeamLimits, expected: str | None = None) -> BudgetView:
         """Set a team's limits; lower than what is used already is legal and stops new grants only.

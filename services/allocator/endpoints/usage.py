@@ -13,7 +13,8 @@ from pydantic import Field
 
 from rollout_budget.errors import InvalidInput
 from rollout_budget.wire import Dimension, RolloutCounts, UsageAnswer, UsageQuery, UsageRow
-from services.allocator.auth import Reader
+from rollout_budget.wire.common import Identifier
+from services.allocator.auth import Admin, Reader
 from services.allocator.endpoints.parts import Parts
 from services.kit.problems import documented
 
@@ -41,6 +42,28 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class AskedByAdmin(Asked):
+    """The same of any team, or of all."""
+
+    team: Identifier | None = Field(default=None, description="This team alone.")
+
+
+@router.get("/admin/usage", responses=_ANSWERS | documented(404), response_model=UsageAnswer)
+async def show_usage(
+    _key: Admin,
+    parts: Parts,
+    *,
+    asked: Annotated[AskedByAdmin, Query()],
+    request: Request,
+    response: Response,
+    accept: Annotated[str, Header()] = "",
+) -> UsageAnswer | Response:
+    """Return the rollouts of a team, or of all, grouped; as CSV likewise."""
+    async with parts.reading() as directory:
+        answer = await directory.usage(asked.team, _dimensions(asked.by), asked)
+    return _page(answer, asked, request=request, response=response, accept=accept)
+
+
 @router.get("/usage", responses=_ANSWERS, response_model=UsageAnswer)
 async def usage(
     key: Reader,
@@ -52,14 +75,20 @@ async def usage(
     accept: Annotated[str, Header()] = "",
 ) -> UsageAnswer | Response:
     """Return the team's rollouts, grouped; as CSV with `Accept: text/csv` or `?format=csv`."""
-    dimensions = _dimensions(asked.by)
-    answer = await parts.engine.usage(key.team, dimensions, asked)
+    answer = await parts.engine.usage(key.team, _dimensions(asked.by), asked)
+    return _page(answer, asked, request=request, response=response, accept=accept)
+
+
+def _page(
+    answer: UsageAnswer, asked: Asked, *, request: Request, response: Response, accept: str
+) -> UsageAnswer | Response:
+    """Return a page in the form that was asked for, with a link to the next."""
     headers = {}
     if answer.next is not None:
         following = urlencode({**request.query_params, "after": answer.next})
         headers["Link"] = f'<{request.url.path}?{following}>; rel="next"'
     if asked.format == "csv" or (asked.format is None and accept.startswith(CSV)):
-        return Response(_table(dimensions, answer.rows), media_type=CSV, headers=headers)
+        return Response(_table(_dimensions(asked.by), answer.rows), media_type=CSV, headers=headers)
     response.headers.update(headers)
     return answer
 
