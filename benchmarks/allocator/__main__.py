@@ -32,7 +32,8 @@ parts:
   steps   observe with 512 groups of 4, all due at once: groups per second, against bare      (target: at least 0.5)
   single  open, observe, close of one group at --rate, eight to a step: latency, against bare
                                                                                (target: 2.5 at the median, 4 at p99)
-  growth  the same calls with 1,000 runs and 10^6 ledger rows, against 1 and 10^3              (target: at most 1.2)
+  growth  the same calls with 1,000 runs, 10^6 ledger rows and 10^4 open groups, against 1, 10^3 and none
+                                                                               (target: at most 1.2)
   hot     64 clients on one team's row: reserves per second, against PostgreSQL's own bare conditional UPDATE
   memory  bytes in the database per open group, and by how much the process grows
 

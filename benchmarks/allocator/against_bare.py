@@ -34,10 +34,10 @@ def steps(options: Options) -> list[Figure]:
         everyone = _everyone(stack, options, STEP)
         for seed in options.seeds:
             for server in _turned(everyone, seed):
-                opens, observes, _ = _batches(server, seed, STEP, count)
+                opens, observes, _ = batches(server, seed, STEP, count)
                 if server.url:
                     _run(server, opens, SURE)
-                rates[server.name].append(count * STEP / _makespan(_run(server, observes, SURE)))
+                rates[server.name].append(count * STEP / makespan(_run(server, observes, SURE)))
     return [
         Figure(
             "observe, 512 groups of 4",
@@ -72,7 +72,7 @@ def single(options: Options) -> list[Figure]:
 def pipeline(server: Server, seed: int, options: Options) -> list[Call]:
     """Return calls about single groups, each group's observe and close a second or so behind its open."""
     count, behind = options.calls(), max(2, int(options.rate / 3))
-    opens, observes, closes = _batches(server, seed, 1, count)
+    opens, observes, closes = batches(server, seed, 1, count)
     turns: list[list[Call]] = [[] for _ in range(count + 2 * behind)]
     for delay, some in ((0, opens), (behind, observes), (2 * behind, closes)):
         for place, call in enumerate(some):
@@ -98,18 +98,18 @@ def _everyone(stack: ExitStack, options: Options, size: int) -> list[Server]:
     ]
     recorded: dict[str, list[str]] = defaultdict(list)
     for server in real:
-        for calls in _batches(server, 0, size, 4 if size > 1 else 50):
+        for calls in batches(server, 0, size, 4 if size > 1 else 50):
             for reply in _run(server, calls, SURE):
                 recorded[reply.call.name].append(reply.body.decode())
     answers = options.folder / "answers.json"
     answers.write_text(json.dumps(recorded), "utf-8")
     bare = stack.enter_context(servers.bare(answers))
-    for calls in _batches(bare, 0, size, 4 if size > 1 else 50):
+    for calls in batches(bare, 0, size, 4 if size > 1 else 50):
         _run(bare, calls, SURE)
     return [*real, bare]
 
 
-def _batches(server: Server, seed: int, size: int, count: int) -> tuple[list[Call], list[Call], list[Call]]:
+def batches(server: Server, seed: int, size: int, count: int) -> tuple[list[Call], list[Call], list[Call]]:
     """Declare a run and return what opens, observes and closes `count` batches of it."""
     run_id = f"run-{size}-{seed}"
     if server.url:
@@ -124,7 +124,7 @@ def _run(server: Server, calls: Sequence[Call], per_s: float) -> list[Reply]:
     return asyncio.run(open_loop(server.target, calls, per_s, IN_FLIGHT if per_s == SURE else 64))
 
 
-def _makespan(replies: Sequence[Reply]) -> float:
+def makespan(replies: Sequence[Reply]) -> float:
     """Return the seconds from the moment that all were due to the last answer."""
     return max(reply.latency_s for reply in replies)
 

@@ -1,4 +1,4 @@
-"""Parts `growth` and `memory`: what 1,000 runs and a million ledger rows change, and what an open group takes.
+"""Parts `growth` and `memory`: what 1,000 runs, a million ledger rows and many open groups change, and what one takes.
 
 The rows are put there by direct SQL with counters that agree; the service's own audit checks that they do.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.allocator import bodies, servers
-from benchmarks.allocator.against_bare import SURE, by_call, pipeline
+from benchmarks.allocator.against_bare import STEP, SURE, batches, by_call, makespan, pipeline
 from benchmarks.allocator.load import open_loop
 from benchmarks.allocator.options import Figure, Kind, Options
 from benchmarks.allocator.servers import Server
@@ -24,10 +25,12 @@ from services.kit.database import connect
 from services.kit.session import Database
 
 TEAM = "default"
-SMALL = (1, 1_000)
-LARGE = (1_000, 1_000_000)
-QUICK = (50, 20_000)
-"""Runs and ledger rows before the measurement."""
+SMALL = (1, 1_000, 0)
+LARGE = (1_000, 1_000_000, 10_240)
+QUICK = (50, 20_000, 1_024)
+"""Runs, ledger rows and open groups before the measurement."""
+STEPS = 6
+"""Steps of 512 groups in one repetition."""
 OPEN = 20_000
 """Groups that lie open in `memory`."""
 
@@ -39,7 +42,7 @@ _NUMBERS = {
 
 
 def growth(options: Options) -> list[Figure]:
-    """Latency of one-group calls in a database with 1,000 runs and 10^6 ledger rows, against one with 1 and 10^3."""
+    """Latency of calls in a database with 1,000 runs and 10^6 ledger rows, against one with 1 and 10^3."""
     return [figure for database in options.databases for figure in _growth(options, database)]
 
 
@@ -49,33 +52,47 @@ def memory(options: Options) -> list[Figure]:
 
 
 def _growth(options: Options, database: Kind) -> list[Figure]:
-    found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    large_size = QUICK if options.quick else LARGE
+    found: defaultdict[tuple[str, int, str], list[float]] = defaultdict(list)
+    sizes = {"small": SMALL, "large": QUICK if options.quick else LARGE}
     with ExitStack() as stack:
-        pair = []
-        for name, (runs, rows) in (("small", SMALL), ("large", large_size)):
-            url = servers.database_url(database, options.folder, options.postgres)
-            server = stack.enter_context(servers.service(name, url, options.folder))
-            asyncio.run(fill(url, runs, rows))
-            pair.append(server)
+        pair = [stack.enter_context(_filled(options, database, name, size)) for name, size in sizes.items()]
         for seed in options.seeds:
             for server in pair if seed % 2 else pair[::-1]:
-                calls = pipeline(server, seed, options)
-                replies = asyncio.run(open_loop(server.target, calls, options.rate))
+                replies = asyncio.run(open_loop(server.target, pipeline(server, seed, options), options.rate))
                 for call, latencies in by_call(replies).items():
-                    found[server.name, call].append(float(np.median(latencies)) * 1e3)
+                    found[server.name, 1, call].append(float(np.median(latencies)) * 1e3)
+                for calls in batches(server, seed, STEP, 2 if options.quick else STEPS):
+                    replies = asyncio.run(open_loop(server.target, calls, SURE, 1))
+                    found[server.name, STEP, calls[0].name].append(makespan(replies) / len(calls) * 1e3)
     return [
-        Figure(
-            f"{call}, one group, median: {large_size[0]:,} runs and {large_size[1]:,} ledger rows against 1 and 1,000",
-            database,
-            "<= 1.20",
-            [large / small for large, small in zip(found["large", call], found["small", call], strict=True)],
-            statistics.median(found["large", call]),
-            statistics.median(found["small", call]),
-            "ms",
-        )
+        _compared(found["large", groups, call], found["small", groups, call], _name(call, groups, sizes), database)
+        for groups in (1, STEP)
         for call in ("open", "observe", "close")
     ]
+
+
+@contextmanager
+def _filled(options: Options, database: Kind, name: str, size: tuple[int, int, int]) -> Iterator[Server]:
+    """Run a service on a database with so many runs, ledger rows and open groups."""
+    runs, rows, opened = size
+    url = servers.database_url(database, options.folder, options.postgres)
+    with servers.service(name, url, options.folder) as server:
+        asyncio.run(fill(url, runs, rows))
+        if opened:
+            asyncio.run(open_loop(server.target, [bodies.declare("left-open")], SURE, 1))
+            _open(server, bodies.Groups("left-open", 0), opened // STEP, STEP)
+        yield server
+
+
+def _compared(large: list[float], small: list[float], name: str, database: Kind) -> Figure:
+    ratios = [ours / theirs for ours, theirs in zip(large, small, strict=True)]
+    return Figure(name, database, "<= 1.20", ratios, statistics.median(large), statistics.median(small), "ms")
+
+
+def _name(call: str, groups: int, sizes: Mapping[str, tuple[int, int, int]]) -> str:
+    runs, rows, opened = sizes["large"]
+    what = "one group, median" if groups == 1 else f"{groups} groups, one call after another"
+    return f"{call}, {what}: {runs:,} runs, {rows:,} ledger rows, {opened:,} open groups against 1, 1,000, 0"
 
 
 async def fill(url: str, runs: int, rows: int) -> None:

@@ -174,9 +174,14 @@ def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> A
     return engine
 
 
+LARGE_FILES = ("cache_size=-65536", "wal_autocheckpoint=8000")
+"""Up to 64 MB of pages in memory and 32 MB between two checkpoints: ids are hashes, so a batch of 512 groups touches a
+thousand pages anywhere in a large file, and SQLite's own bounds had it copy them into place after every batch."""
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *LARGE_FILES):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
