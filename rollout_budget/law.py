@@ -30,6 +30,7 @@ import numpy as np
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import IntArray
 from rollout_budget.outcomes import FloatArray
+from rollout_budget.posterior import Posterior
 
 NODES = 17
 """Values of V at which the law is kept; between two of them it is interpolated."""
@@ -78,24 +79,6 @@ _NOTHING = (0.0,) * NODES
 _MOMENTS = np.stack([np.ones(RATES), _GRID, _GRID**2])
 _VALUES = np.linspace(0.0, 1.0, NODES)
 _KRIGING = CALIBRATION_SCALE**2 * np.exp(-0.5 * (np.subtract.outer(_VALUES, _VALUES) / CALIBRATION_LENGTH) ** 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """Mean and variance of success rates, shape (n,) each, on the unit scale."""
-
-    mean: FloatArray
-    variance: FloatArray
-    stated: FloatArray | None = None
-    """`size` where it is known: at a mean of 0 or 1 it does not follow from the moments."""
-
-    @property
-    def size(self) -> FloatArray:
-        """Pseudo-rollouts of the Beta law with this mean and variance, shape (n,), >= 0."""
-        if self.stated is not None:
-            return self.stated
-        spread = self.mean * (1.0 - self.mean)
-        return np.maximum(spread / np.maximum(self.variance, 1e-12) - 1.0, 0.0)
 
 
 class Law(Protocol):

@@ -31,17 +31,21 @@ class EmpiricalBayes:
         a law would give the group's mean. `trusted` says whether V as it stands predicts better than the running mean;
         one that does not counts for what the run has learned about it.
         """
-        law, sizes, owner = reliability.law, groups.sizes.astype(np.float64), groups.owner
-        nothing = np.zeros(len(groups))
-        strength = law.posterior(groups.prior, nothing, nothing).size
-        posterior = law.posterior(groups.prior, groups.sums, sizes)
+        law, sizes, owner, count = reliability.law, groups.sizes.astype(np.float64), groups.owner, len(groups)
         others = np.clip(groups.sums[owner] - groups.outcomes, 0.0, sizes[owner] - 1.0)
+        nothing = np.zeros(count)
+        known = law.posterior(  # before any outcome, after all, after all but one: asked at once
+            np.concatenate([groups.prior, groups.prior, groups.prior[owner]]),
+            np.concatenate([nothing, groups.sums, others]),
+            np.concatenate([nothing, sizes, sizes[owner] - 1.0]),
+        )
+        strength, posterior = known.part(0, count).size, known.part(count, 2 * count)
         drawn = sizes / law.dispersion
         return Baselines(
             value=posterior.mean,
-            per_sample=law.posterior(groups.prior[owner], others, sizes[owner] - 1.0).mean,
-            weight=np.divide(drawn, strength + drawn, out=np.zeros(len(groups)), where=drawn > 0),
-            trusted=np.full(len(groups), reliability.prior_usable),
+            per_sample=known.mean[2 * count :],
+            weight=np.divide(drawn, strength + drawn, out=np.zeros(count), where=drawn > 0),
+            trusted=np.full(count, reliability.prior_usable),
             strength=strength,
             standard_error=np.sqrt(posterior.variance),
         )

@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from rollout_budget.groups import Groups
-from rollout_budget.law import EDGE, Posterior
+from rollout_budget.law import EDGE
 from rollout_budget.outcomes import FloatArray
+from rollout_budget.posterior import Posterior
 from rollout_budget.reliability import MAX_STRENGTH, MIN_STRENGTH, Reliability
 
 SMALLEST_ERROR = 1e-3

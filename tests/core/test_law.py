@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rollout_budget import baselines, stopping
 from rollout_budget.errors import InvalidInput
 from rollout_budget.groups import Groups
-from rollout_budget.law import MAX_SIZE, NODES, BetaLaw, LearnedLaw, Posterior
+from rollout_budget.law import MAX_SIZE, NODES, BetaLaw, LearnedLaw
 from rollout_budget.outcomes import FloatArray
+from rollout_budget.posterior import Posterior
 from rollout_budget.reliability import Reliability
 
 RATES = (1.0 - np.cos(np.pi * (np.arange(25) + 0.5) / 25)) / 2.0
