@@ -151,10 +151,10 @@ CATALOGUE: tuple[Mutation, ...] = (
     ),
     Mutation(
         "G09",
-        "services/kit/database.py",
+        "services/kit/in_place.py",
         "the transaction around a request",
-        '        event.listen(engine.sync_engine, "begin", _begin_immediate)\n',
-        "",
+        '        dbapi_connection.execute("BEGIN IMMEDIATE")\n',
+        "        return\n",
         (GRANTS, "-k", "g09 and sqlite"),
     ),
     Mutation(
@@ -177,8 +177,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G12",
         "services/kit/database.py",
         "the bounds of a lock and a statement",
-        "-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone",
-        "-c timezone",
+        "-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {ALWAYS}",
+        "{ALWAYS}",
         (ON_SQL, "-k", "g12_a_wait"),
     ),
     Mutation(
