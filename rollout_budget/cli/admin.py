@@ -46,9 +46,10 @@ def add(commands: Commands) -> None:
 def _add_teams(under: Commands) -> None:
     teams = under.group(
         "teams",
-        "Create, list, show and rename teams. A team is never deleted: what it used stays on record.",
+        "Create, list, show, rename, close and reopen teams. A team is never deleted: what it used stays on record.",
         "  rollout-budget admin teams create vision --name 'Vision group' --rollouts 20000\n"
-        "  rollout-budget admin teams list",
+        "  rollout-budget admin teams list\n"
+        "  rollout-budget admin teams close vision",
     )
     create = teams.command(
         "create",
@@ -74,6 +75,29 @@ def _add_teams(under: Commands) -> None:
     )
     rename.add_argument("team")
     rename.add_argument("name", help="its new name")
+    _add_closing(teams)
+
+
+def _add_closing(teams: Commands) -> None:
+    closing = teams.command(
+        "close",
+        "Close a team: all its keys end, and nothing more is granted to it.\n\n"
+        "Nothing is deleted: usage, record and log stay. Trainers that still draw cannot report it any more, so let them\n"
+        "finish first: 'budget set TEAM --rollouts 0' stops new grants and leaves the keys. 'reopen' undoes it, but for\n"
+        "the keys.",
+        "  rollout-budget admin teams close vision",
+        _close_team,
+        key=ADMIN_KEY,
+    )
+    closing.add_argument("team")
+    reopening = teams.command(
+        "reopen",
+        "Reopen a closed team with the limits that it had. Its keys have ended for good: make new ones.",
+        "  rollout-budget admin teams reopen vision\n  rollout-budget admin keys create vision --file vision.key",
+        _reopen_team,
+        key=ADMIN_KEY,
+    )
+    reopening.add_argument("team")
 
 
 def _add_budget(under: Commands) -> None:
@@ -115,8 +139,10 @@ def _list_teams(options: Options) -> None:
         while page.next is not None:
             page = client.list_teams(after=page.next, limit=MAX_PAGE)
             found += page.teams
-    rows = [(team.team, team.created_at, team.name or "") for team in found]
-    show.answer(options, TeamsAnswer(teams=found), rows, ("TEAM", "CREATED", "NAME"))
+    rows = [
+        (team.team, "open" if team.closed_at is None else "closed", team.created_at, team.name or "") for team in found
+    ]
+    show.answer(options, TeamsAnswer(teams=found), rows, ("TEAM", "STATUS", "CREATED", "NAME"))
 
 
 def _show_team(options: Options) -> None:
@@ -128,6 +154,18 @@ def _show_team(options: Options) -> None:
 def _rename_team(options: Options) -> None:
     with admin(options) as client:
         team = client.rename_team(options.team, TeamPatch(name=options.name))
+    show.one(options, team)
+
+
+def _close_team(options: Options) -> None:
+    with admin(options) as client:
+        team = client.close_team(options.team)
+    show.one(options, team)
+
+
+def _reopen_team(options: Options) -> None:
+    with admin(options) as client:
+        team = client.reopen_team(options.team)
     show.one(options, team)
 
 

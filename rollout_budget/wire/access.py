@@ -15,6 +15,8 @@ KeyStatus = Literal["active", "expired", "revoked"]
 Action = Literal[
     "team.created",
     "team.renamed",
+    "team.closed",
+    "team.reopened",
     "budget.set",
     "run.patched",
     "key.created",
@@ -49,6 +51,7 @@ class TeamSummary(Wire):
     team: Identifier
     name: str | None
     created_at: datetime
+    closed_at: datetime | None = Field(default=None, description="Since when it is closed; null while it is open.")
 
 
 class Team(TeamSummary):

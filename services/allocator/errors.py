@@ -7,6 +7,8 @@ InvalidInput
 Conflict
 ├── InFlight                another request with this Idempotency-Key has not finished
 ├── KeyNotActive            the key has ended or was rotated before
+├── TeamClosed              the team is closed: it gets no keys and no limits
+├── OwnTeam                 the key that asks is of this team, and would end
 └── ChangedMeanwhile        what the request was made from no longer stands
 """
 
@@ -41,6 +43,20 @@ class KeyNotActive(Conflict):
     """The key has ended or was rotated before; the message names what to do instead."""
 
     code = "key-not-active"
+    status = 409
+
+
+class TeamClosed(Conflict):
+    """The team is closed: it gets no keys and no limits until it is reopened."""
+
+    code = "team-closed"
+    status = 409
+
+
+class OwnTeam(Conflict):
+    """The key that asks is of this team and would end with it: another admin's key may close it."""
+
+    code = "own-team"
     status = 409
 
 

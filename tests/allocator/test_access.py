@@ -43,6 +43,8 @@ ADMIN_ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "admin/teams", None),
     ("GET", "admin/teams/default", None),
     ("PATCH", "admin/teams/default", {"name": "n"}),
+    ("POST", "admin/teams/default/close", None),
+    ("POST", "admin/teams/default/reopen", None),
     ("GET", "admin/budgets/default", None),
     ("PUT", "admin/budgets/default", {}),
     ("POST", "admin/keys", {"team": "default"}),

@@ -43,6 +43,8 @@ JSON_COMMANDS: list[tuple[type[Wire], list[str]]] = [
     (KeysAnswer, ["admin", "keys", "list", "--team", "vision"]),
     (KeySecret, ["admin", "keys", "rotate", "KEY", "--grace", "1d"]),
     (Key, ["admin", "keys", "revoke", "KEY"]),
+    (Team, ["admin", "teams", "close", "vision"]),
+    (Team, ["admin", "teams", "reopen", "vision"]),
     (ChangesAnswer, ["admin", "changes", "--team", "vision"]),
     (BudgetView, ["budget"]),
     (BudgetView, ["status"]),
@@ -176,9 +178,9 @@ def test_tables_are_for_people(service: Path, command: Command) -> None:
     command("admin", "teams", "create", "vision", "--name", "Vision group", "--rollouts", "20000")
     command("admin", "budget", "set", "vision", "--rollouts", "30000")
     header, first, second = command("admin", "teams", "list").out.splitlines()
-    assert header.split() == ["TEAM", "CREATED", "NAME"]
+    assert header.split() == ["TEAM", "STATUS", "CREATED", "NAME"]
     assert first.startswith("default ")
-    assert second.startswith("vision ")
+    assert second.split()[:2] == ["vision", "open"]
     assert second.endswith(" Vision group")
     values, _, uses = command("admin", "budget", "show", "vision").out.partition("\nuses\n")
     budget = dict(line.split() for line in values.splitlines())
@@ -255,3 +257,23 @@ def test_status_ends_with_1_where_less_is_left_than_required(service: Path, comm
     assert command("status", "--require", "9").out.startswith("ok: ")
     for more in ((), ("--json",)):
         assert command("status", "--require", "10", *more, good=False).status == 1
+
+
+def test_a_team_is_closed_and_reopened(service: Path, command: Command) -> None:
+    """Its key is refused, its list says so, limits cannot be set meanwhile; reopened, it has them again."""
+    command("admin", "budget", "set", "default", "--rollouts", "70")
+    assert (
+        dict(line.split(maxsplit=1) for line in command("admin", "teams", "close", "default").out.splitlines())[
+            "limits.rollouts"
+        ]
+        == "0"
+    )
+    assert command("status", good=False).status == 1
+    assert command("admin", "teams", "list").out.splitlines()[1].split()[:2] == ["default", "closed"]
+    refused = command("admin", "budget", "set", "default", "--rollouts", "9", good=False)
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    assert "team 'default' is closed; reopen it first" in refused.err
+    assert command("admin", "teams", "reopen", "default", "--json").json()["limits"]["rollouts"] == 70
+    log = command("admin", "changes", "--team", "default", "--subject", "team:default").out
+    assert "limits.rollouts: 70 -> 0" in log
+    assert "limits.rollouts: 0 -> 70" in log

@@ -141,6 +141,8 @@ ROUTES = [
     Route(ADMIN, "list_teams", (), "GET", "/v1/admin/teams?limit=100", TeamsAnswer(teams=[])),
     Route(ADMIN, "show_team", ("t/u",), "GET", "/v1/admin/teams/t%2Fu", TEAM),
     Route(ADMIN, "rename_team", ("t/u", TeamPatch(name="n")), "PATCH", "/v1/admin/teams/t%2Fu", TEAM),
+    Route(ADMIN, "close_team", ("t/u",), "POST", "/v1/admin/teams/t%2Fu/close", TEAM),
+    Route(ADMIN, "reopen_team", ("t/u",), "POST", "/v1/admin/teams/t%2Fu/reopen", TEAM),
     Route(ADMIN, "show_budget", ("t/u",), "GET", "/v1/admin/budgets/t%2Fu", BUDGET),
     Route(ADMIN, "set_budget", ("t/u", TeamLimits(rollouts=9)), "PUT", "/v1/admin/budgets/t%2Fu", BUDGET),
     Route(ADMIN, "show_usage", ("t/u", ("day",)), "GET", "/v1/admin/usage?by=day&team=t%2Fu", UsageAnswer(rows=[])),

@@ -54,6 +54,16 @@ class SyncAdminClient(SyncClient):
         effect = f"Team {team!r} may have been renamed. {AGAIN}"
         return self._http.call(Call("PATCH", path("admin", "teams", team), Team, patch, effect=effect))
 
+    def close_team(self, team: str) -> Team:
+        """End all keys of a team and grant it nothing more; nothing is deleted, and again changes nothing."""
+        effect = f"Team {team!r} may have been closed. {AGAIN}"
+        return self._http.call(Call("POST", path("admin", "teams", team, "close"), Team, effect=effect))
+
+    def reopen_team(self, team: str) -> Team:
+        """Give a closed team its limits again; its keys have ended for good, so make it new ones."""
+        effect = f"Team {team!r} may have been reopened. {AGAIN}"
+        return self._http.call(Call("POST", path("admin", "teams", team, "reopen"), Team, effect=effect))
+
     def show_budget(self, team: str) -> BudgetView:
         """Return a team's limits, what it has used, and what is left."""
         return self._http.call(Call("GET", path("admin", "budgets", team), BudgetView))

@@ -28,13 +28,17 @@ from rollout_budget.wire import (
     UsageAnswer,
     UsageQuery,
 )
+from services.allocator.database import closures
 from services.allocator.database.clock import now_s
 from services.allocator.database.keyring import Keyring
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.tables import teams
-from services.allocator.errors import ChangedMeanwhile
+from services.allocator.errors import ChangedMeanwhile, OwnTeam
 from services.allocator.identity import SERVICE, Identity
 from services.kit.session import insert
+
+_CLOSURES = closures.closures
+_TEAMS = select(teams, _CLOSURES.c.closed_s).select_from(teams.outerjoin(_CLOSURES, teams.c.team == _CLOSURES.c.team))
 
 
 class Directory(Keyring):
@@ -51,6 +55,7 @@ class Directory(Keyring):
         self, connection: AsyncConnection, pepper: str, actor: Identity = SERVICE, ledger: SqlLedger | None = None
     ) -> None:
         super().__init__(connection, pepper, actor)
+        self._actor = actor
         self._ledger = ledger or SqlLedger(connection)
 
     async def add_team(self, request: TeamCreate) -> Team:
@@ -82,7 +87,7 @@ class Directory(Keyring):
 
     async def teams(self, after: str = "", limit: int = 100) -> TeamsAnswer:
         """Return at most `limit` teams in the order of their ids, from the one after `after` on."""
-        query = select(teams).where(teams.c.team > after).order_by(teams.c.team).limit(limit + 1)
+        query = _TEAMS.where(teams.c.team > after).order_by(teams.c.team).limit(limit + 1)
         rows = (await self._connection.execute(query)).all()
         found = [_as_summary(row) for row in rows[:limit]]
         return TeamsAnswer(teams=found, next=found[-1].team if len(rows) > limit else None)
@@ -91,9 +96,46 @@ class Directory(Keyring):
         """Give a team another name; its id never changes."""
         before = _as_summary(await self._row_of(team, lock=True))
         await self._connection.execute(update(teams).where(teams.c.team == team).values(name=patch.name))
-        after = await self.team(team)
-        renamed = TeamSummary(team=after.team, name=after.name, created_at=after.created_at)
+        renamed = _as_summary(await self._row_of(team))
         await self._changes.record("team.renamed", team, f"team:{team}", before, renamed)
+        return await self.team(team)
+
+    async def close_team(self, team: str) -> Team:
+        """End all keys of a team and grant it nothing more; what it holds can be settled. Again changes nothing.
+
+        Its limits are kept for when it is reopened; until then it grants nothing by one of 0 rollouts, which binds
+        requests that came before their keys ended.
+
+        Raises:
+            OwnTeam: it is that of the actor, who would be locked out.
+        """
+        if team == self._actor.team:
+            raise OwnTeam(f"this key is of team {team!r} and would end with it; use another admin's")
+        await self._row_of(team, lock=True)
+        before = await self.team(team)
+        if before.closed_at is not None:
+            return before
+        revoked = await self.revoke_all(team)
+        none = before.limits.model_copy(update={"rollouts": 0, "mode": "enforce"})
+        await self._ledger.set_team_limits(team, none)
+        await closures.close(self._connection, team, before.limits)
+        after = await self.team(team)
+        for key, ended in revoked:
+            await self._changes.record("key.revoked", team, f"key:{key.key_id}", key, ended)
+        await self._changes.record("team.closed", team, f"team:{team}", before, after)
+        return after
+
+    async def reopen_team(self, team: str) -> Team:
+        """Give a closed team its limits again; its keys have ended for good. Again changes nothing."""
+        await self._row_of(team, lock=True)
+        before = await self.team(team)
+        closed = await closures.find(self._connection, team)
+        if closed is None:
+            return before
+        await self._ledger.set_team_limits(team, TeamLimits.model_validate_json(closed.limits_before))
+        await closures.reopen(self._connection, team)
+        after = await self.team(team)
+        await self._changes.record("team.reopened", team, f"team:{team}", before, after)
         return after
 
     async def budget(self, team: str) -> BudgetView:
@@ -117,8 +159,10 @@ class Directory(Keyring):
 
         Raises:
             ChangedMeanwhile: other limits stand than expected; nothing was changed.
+            TeamClosed: it has its former limits again once it is reopened.
         """
         await self._row_of(team, lock=True)
+        await closures.require_open(self._connection, team)
         before = (await self._ledger.budget(team)).limits
         if expected is not None and expected != fingerprint(before):
             raise ChangedMeanwhile(f"the limits of team {team!r} were changed meanwhile; read them again")
@@ -132,12 +176,13 @@ class Directory(Keyring):
         return await self._changes.page(team, subject, after, limit)
 
     async def _row_of(self, team: str, *, lock: bool = False) -> Row[Any]:
-        query = select(teams).where(teams.c.team == team)
-        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        if lock:  # first: what stands is read when no other changes it
+            await self._connection.execute(select(teams.c.team).where(teams.c.team == team).with_for_update())
+        row = (await self._connection.execute(_TEAMS.where(teams.c.team == team))).one_or_none()
         if row is None:
             raise NotFound(f"no team {team!r}")
         return row
 
 
 def _as_summary(row: Row[Any]) -> TeamSummary:
-    return TeamSummary(team=row.team, name=row.name, created_at=row.created_s)
+    return TeamSummary(team=row.team, name=row.name, created_at=row.created_s, closed_at=row.closed_s)

@@ -28,6 +28,7 @@ from services.kit.database import LOCK_TIMEOUT_MS
 
 TABLES = (
     "teams",
+    "closures",
     "idempotency",
     "keys",
     "restores",

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from rollout_budget.engine.ids import fingerprint
 from rollout_budget.errors import Conflict, InvalidInput, NotFound
 from rollout_budget.wire import Key, KeyCreate, KeyRotate, KeysAnswer, KeySecret
+from services.allocator.database import closures
 from services.allocator.database.changes import Changes
 from services.allocator.database.clock import now_s
 from services.allocator.database.tables import idempotency, keys, teams
@@ -53,9 +54,9 @@ class Keyring:
             Conflict: the Idempotency-Key was used before with another body.
             InFlight: another request holds it.
             NotFound: there is no such team.
+            TeamClosed: the team is closed.
         """
-        if await self._connection.scalar(select(teams.c.team).where(teams.c.team == request.team)) is None:
-            raise NotFound(f"no team {request.team!r}")
+        await self._require_open(request.team)
         key_id, first = await self._claim(idempotency_key, fingerprint(request))
         token = self._token(key_id, idempotency_key)
         if first:
@@ -71,7 +72,9 @@ class Keyring:
             InFlight: another request holds it.
             KeyNotActive: the key has ended, or was rotated before.
             NotFound: there is no such key.
+            TeamClosed: its team is closed.
         """
+        await self._require_open((await self._row(key_id)).team)
         new_id, first = await self._claim(idempotency_key, _rotation(key_id, request))
         token = self._token(new_id, idempotency_key)
         if first:
@@ -101,6 +104,17 @@ class Keyring:
         if not before.revoked:
             await self._changes.record("key.revoked", after.team, f"key:{key_id}", before, after)
         return after
+
+    async def revoke_all(self, team: str) -> list[tuple[Key, Key]]:
+        """Revoke every key of a team that still opens something; return each as it was and as it is, oldest first.
+
+        Nothing is logged: the caller does that, last in its transaction. It holds the lock of the team's row.
+        """
+        live = select(*_COLUMNS).where(keys.c.team == team, _LIVE).order_by(keys.c.created_s, keys.c.key_id)
+        before = [_as_key(row) for row in (await self._connection.execute(live.with_for_update())).all()]
+        revoking = update(keys).where(keys.c.team == team, _LIVE).values(revoked_s=now_s())
+        await self._connection.execute(revoking)
+        return [(key, await self._key(key.key_id)) for key in before]
 
     async def ensure_key(self, request: KeyCreate, token: str) -> None:
         """Store a key whose token was made outside (the embedded mode's key file), unless it is there."""
@@ -135,6 +149,13 @@ class Keyring:
         left = (keys.c.expires_s - now_s()).label("left_s")
         query = select(keys.c.team, keys.c.scope, keys.c.key_id, left).where(keys.c.digest == token_digest, _LIVE)
         return (await self._connection.execute(query)).one_or_none()
+
+    async def _require_open(self, team: str) -> None:
+        """Refuse a team that is closed, and keep it from being closed until this transaction ends."""
+        query = select(teams.c.team).where(teams.c.team == team).with_for_update(read=True)
+        if await self._connection.scalar(query) is None:
+            raise NotFound(f"no team {team!r}")
+        await closures.require_open(self._connection, team)
 
     async def _claim(self, idempotency_key: str, body: str) -> tuple[str, bool]:
         """Return the id of the key that an Idempotency-Key makes, and whether it is this request that makes it."""

@@ -82,6 +82,22 @@ async def rename_team(team: TeamId, patch: TeamPatch, key: Admin, parts: Parts) 
         return await directory.rename_team(team, patch)
 
 
+@router.post("/teams/{team:segment}/close", responses=documented(404, 409))
+async def close_team(team: TeamId, key: Admin, parts: Parts) -> Team:
+    """End all keys of a team and grant it nothing more; nothing is deleted, and again changes nothing."""
+    async with parts.directory(key) as directory:
+        closed = await directory.close_team(team)
+    parts.door.forget()
+    return closed
+
+
+@router.post("/teams/{team:segment}/reopen", responses=documented(404))
+async def reopen_team(team: TeamId, key: Admin, parts: Parts) -> Team:
+    """Give a closed team its limits again; its keys have ended for good, so make it new ones."""
+    async with parts.directory(key) as directory:
+        return await directory.reopen_team(team)
+
+
 @router.get("/budgets/{team:segment}", responses=documented(404))
 async def show_budget(team: TeamId, _key: Admin, parts: Parts) -> BudgetView:
     """Return a team's limits, what it has used, and what is left."""

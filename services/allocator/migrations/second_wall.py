@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 ROLE = "rollout_budget_tenant"
 TEAM = "rollout_budget.team"
 """The setting that names the team of a transaction."""
-UNTOUCHED = frozenset({"archived_sums", "archives", "balances", "checkpoints", "keys", "teams"})
+UNTOUCHED = frozenset({"archived_sums", "archives", "balances", "checkpoints", "closures", "keys", "teams"})
 """Tables with a team that no transaction about one team needs: the role has no right to them at all."""
 
 READ_ONLY = frozenset({"restores"})
