@@ -192,6 +192,7 @@ async def test_no_key_slips_through_while_a_team_is_closed(tmp_path: Path, makin
 
         async def make() -> None:
             async with service.directory() as other:
+                await other._connection.execute(text("SET LOCAL lock_timeout = 0"))
                 if making == "create":
                     await other.create_key(KeyCreate(team="default"), "second")
                 else:

@@ -70,21 +70,23 @@ async def test_g19_a_migration_outlasts_a_transaction_that_holds_a_table(engine:
 async def test_g12_a_request_in_another_order_is_not_ended(engine: AsyncEngine) -> None:
     """It holds a late table and asks for an early one, which the migration has: it gets it, and so does the migration."""
     paused: list[float] = []
+    waits, request_done = asyncio.Event(), asyncio.Event()
 
     async def pause(seconds: float) -> None:
         paused.append(seconds)
-        await asyncio.wait_for(request_done.wait(), 60.0)
+        if waits.is_set():
+            await request_done.wait()
 
-    request_done = asyncio.Event()
     async with engine.connect() as request:
         await request.execute(text("LOCK TABLE entries IN ROW EXCLUSIVE MODE"))
         migration = asyncio.create_task(migrate.upgrade(engine, pause=pause))
         await someone_waits_for(engine, "entries")
+        waits.set()
         await request.execute(text("UPDATE runs SET finished = true"))
         await request.commit()
         request_done.set()
     await migration
-    assert len(paused) == 1
+    assert paused
     assert await revision(engine) == migrate.newest()
 
 
@@ -94,23 +96,26 @@ async def test_g19_the_victim_of_a_deadlock_tries_again(engine: AsyncEngine, mon
         await connection.execute(text("CREATE SCHEMA IF NOT EXISTS of_others"))
         await connection.execute(text("CREATE TABLE IF NOT EXISTS of_others.stranger (n int)"))
 
-    def reach_out(connection: Connection) -> None:
-        connection.execute(text("LOCK TABLE of_others.stranger IN ACCESS EXCLUSIVE MODE"))
-
     paused: list[float] = []
+    reached, other_done = asyncio.Event(), asyncio.Event()
+
+    def reach_out(connection: Connection) -> None:
+        reached.set()
+        while not other_done.is_set() and not connection.scalar(text(_WAITING), {"table": "runs"}):
+            pass  # until the other waits for what the migration holds
+        connection.execute(text("LOCK TABLE of_others.stranger IN ACCESS EXCLUSIVE MODE"))
 
     async def pause(seconds: float) -> None:
         paused.append(seconds)
-        await asyncio.wait_for(other_done.wait(), 60.0)
+        await other_done.wait()
 
     monkeypatch.setattr(migrate, "raise_wall", reach_out)
-    other_done = asyncio.Event()
     async with engine.connect() as other:
         await other.execute(text("SET LOCAL deadlock_timeout = '60s'"))
         await other.execute(text("SET LOCAL lock_timeout = 0"))
         await other.execute(text("LOCK TABLE of_others.stranger IN ACCESS SHARE MODE"))
         migration = asyncio.create_task(migrate.upgrade(engine, pause=pause))
-        await someone_waits_for(engine, "of_others.stranger")
+        await reached.wait()
         await other.execute(text("SELECT count(*) FROM runs"))  # waits for the migration, which waits for this
         await other.commit()
         other_done.set()
