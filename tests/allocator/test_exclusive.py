@@ -67,8 +67,14 @@ async def test_g19_a_migration_outlasts_a_transaction_that_holds_a_table(engine:
     assert await revision(engine) == migrate.newest()
 
 
-async def test_g12_a_request_in_another_order_is_not_ended(engine: AsyncEngine) -> None:
-    """It holds a late table and asks for an early one, which the migration has: it gets it, and so does the migration."""
+async def test_g12_a_request_in_another_order_is_not_ended(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a late table and asks for an early one, which the migration has: it gets it, and so does the migration.
+
+    The request looks for deadlocks before the migration would, and long after the migration has let go.
+    """
+    monkeypatch.setattr(exclusive, "LOCK_TIMEOUT_MS", 200)
     paused: list[float] = []
     waits, request_done = asyncio.Event(), asyncio.Event()
 
@@ -78,6 +84,7 @@ async def test_g12_a_request_in_another_order_is_not_ended(engine: AsyncEngine) 
             await request_done.wait()
 
     async with engine.connect() as request:
+        await request.execute(text("SET LOCAL deadlock_timeout = '700ms'"))
         await request.execute(text("LOCK TABLE entries IN ROW EXCLUSIVE MODE"))
         migration = asyncio.create_task(migrate.upgrade(engine, pause=pause))
         await someone_waits_for(engine, "entries")
