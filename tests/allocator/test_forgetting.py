@@ -68,6 +68,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     with pytest.raises(SystemExit) as refused:
         main(["prune", "--before", "yesterday"])
     assert refused.value.code == 2
+    monkeypatch.setenv("ROLLOUT_BUDGET_ALLOCATOR_DATABASE_URL", f"sqlite:///{tmp_path / 'new.db'}")
+    assert main(["prune"]) == 2
+    assert "there is no database" in capsys.readouterr().err
     (tmp_path / "new.db").touch()
     assert main(["prune"]) == 2
     assert "migrate" in capsys.readouterr().err

@@ -193,7 +193,7 @@ WORK_S = 0.010
 
 def latencies(quiet: list[float], loud: list[float]) -> list[float]:
     """Return the quiet team's latencies beside a loud one, in virtual time; both as sorted arrivals."""
-    gate, place = Gate(limits(units=1, team_units=1, queue=64), 0.0), count()
+    gate, place = Gate(limits(units=1, team_units=1, queue=256), 0.0), count()
     events: list[tuple[float, int, Ticket | str]] = [(at, next(place), "quiet") for at in quiet]
     events += [(at, next(place), "loud") for at in loud]
     heapq.heapify(events)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -89,7 +90,7 @@ def decode(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     try:
         head, *rows = [json.loads(line) for line in gzip.decompress(data).decode().removesuffix("\n").split("\n")]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from None
     if head.get("format") != FORMAT or head.get("rows") != len(rows):
         raise ValueError("this is no whole archive of entries")

@@ -63,11 +63,9 @@ _RENEWED = (
     .values(expires_s=case((reservations.c.expires_s > _ENDS, reservations.c.expires_s), else_=_ENDS))
 )
 RENEW = _RENEWED.where(reservations.c.state == "reserved")
-RENEW_NAMED = (
-    _RENEWED.where(  # a state that PostgreSQL does not know beforehand: not by the partial index, but by the key
-        among(reservations.c.id_digest, _DIGESTS), reservations.c.state == select(literal("reserved")).scalar_subquery()
-    )
-)
+_STILL_HELD = reservations.c.state == select(literal("reserved")).scalar_subquery()
+"""A state that PostgreSQL does not know beforehand, so that it takes the key, and not all held rows of the partial index."""
+RENEW_NAMED = _RENEWED.where(among(reservations.c.id_digest, _DIGESTS), _STILL_HELD)
 
 
 class SqlLedger:
