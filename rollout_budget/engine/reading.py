@@ -15,8 +15,8 @@ from rollout_budget.ledger.base import Ledger, Selection
 from rollout_budget.wire import Dimension, UsageAnswer, UsageQuery, UsageRow
 
 
-async def usage(ledger: Ledger, team: str, by: Sequence[Dimension], query: UsageQuery) -> UsageAnswer:
-    """Return one page of a team's usage, with the cursor of the next one.
+async def usage(ledger: Ledger, team: str | None, by: Sequence[Dimension], query: UsageQuery) -> UsageAnswer:
+    """Return one page of the usage of a team, or of all if it is None, with the cursor of the next one.
 
     Raises:
         InvalidInput: the cursor is none of ours, or of a question with other dimensions.

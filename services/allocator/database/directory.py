@@ -147,7 +147,7 @@ class Directory(Keyring):
         """Return a page of the usage of a team, or of all, grouped by these dimensions."""
         if team is not None:
             await self._row_of(team)
-        return await reading.usage(self._ledger, team, by, query)  # type: ignore[arg-type]  # None is all, to a ledger too
+        return await reading.usage(self._ledger, team, by, query)
 
     async def set_budget(self, team: str, limits: TeamLimits, expected: str | None = None) -> BudgetView:
         """Set a team's limits; lower than what is used already is legal and stops new grants only.
