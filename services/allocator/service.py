@@ -34,6 +34,8 @@ DEFAULT_TEAM = "default"
 GATHER_S = 0.1
 """Time in which closed groups are gathered before their evidence is carried away: a round for each close would cost more
 than the close."""
+CHECKPOINT_EVERY_S = 1.0
+"""Pause between two checkpoints of a SQLite file, so that no commit has to make one."""
 GAUGES_EVERY_S = 15.0
 """Pause between two readings of the teams' budgets: the usual pause between two scrapes."""
 
@@ -66,6 +68,8 @@ class Service:
                 Worker("audit", self.audit, self.settings.audit_every_s),
                 Worker("gauges", self._read_budgets, GAUGES_EVERY_S),
             ]
+            if self.database.engine.dialect.name == "sqlite":
+                workers.append(Worker("checkpoint", self.database.checkpoint, CHECKPOINT_EVERY_S))
             for worker in workers:
                 worker.start()
             try:

@@ -175,8 +175,9 @@ def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> A
 
 
 LARGE_FILES = ("cache_size=-65536", "wal_autocheckpoint=8000")
-"""Up to 64 MB of pages in memory and 32 MB between two checkpoints: ids are hashes, so a batch of 512 groups touches a
-thousand pages anywhere in a large file, and SQLite's own bounds had it copy them into place after every batch."""
+"""Up to 64 MB of pages in memory, and 32 MB written ahead before a commit has to copy them to their place, where nobody
+did so before (`session.Database.checkpoint`): ids are hashes, so a batch of 512 groups touches a thousand pages anywhere in a
+large file, and by SQLite's own bounds every batch ended with such a copy."""
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
