@@ -25,6 +25,9 @@ from services.kit import in_place
 
 BUSY_TIMEOUT_S = 5
 """Longest wait for SQLite's write lock before a request is shed with 503."""
+PROMPT_TIMEOUT_S = 1.0
+"""The same for short transactions in place, which keep the whole process waiting: writers of one process take turns, so it is
+another process that holds the file, and none of ours does while it is served."""
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 10_000
 """PostgreSQL's bounds of one lock and one statement: a request that waits longer is shed with 503 (G12)."""
@@ -134,12 +137,11 @@ def prompt(engine: AsyncEngine) -> AsyncEngine:
 
     A file is then opened a second time, in place; both are let go of together.
     """
-    if engine.dialect.name != "sqlite" or engine.url.database in {None, "", ":memory:"}:
+    if _file(engine.url) is None:
         return engine
-    # of one writer; a busy file is another process's, and to wait for it would hold up the loop
     quick = _sqlite(
         engine.url.set(drivername=in_place.DRIVER),
-        {"check_same_thread": False, "factory": in_place.Connection},
+        {"timeout": PROMPT_TIMEOUT_S, "check_same_thread": False, "factory": in_place.Connection},
         poolclass=AsyncAdaptedQueuePool,
         pool_size=1,
     )

@@ -62,7 +62,7 @@ async def test_g12_a_file_that_another_process_writes_to_is_waited_for_in_bounde
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then it is `Unavailable`, and nothing was stored; once the other has ended, all is well."""
-    monkeypatch.setattr(kit, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(kit, "PROMPT_TIMEOUT_S", 0.05)
     database = Database(connect(f"sqlite:///{tmp_path / 'x.db'}"))
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
