@@ -7,7 +7,7 @@ reports that come while a call to the allocator is under way gather and go with 
 A seed fixes which samples are drawn where the generator honours seeds, but not which reports share a call. Decisions of
 one call are made from the same record of the prior, so baselines of two runs of one seed may differ a little.
 
-Leases are long (`LEASE_S`) and each report renews them, so no heartbeat is sent. If `collect` is cancelled or raises,
+Leases are long (`LEASE_S`) and reports renew them once an eighth is gone, so no heartbeat is sent. If `collect` is cancelled or raises,
 its groups stay open until their leases end; calling it again with the same step and attempt opens the same groups.
 """
 

@@ -28,6 +28,9 @@ BUSY_TIMEOUT_S = 5
 PROMPT_TIMEOUT_S = 1.0
 """The same for short transactions in place, which keep the whole process waiting: writers of one process take turns, so it is
 another process that holds the file, and none of ours does while it is served."""
+LARGE_FILES = "cache_size=-65536"
+"""Up to 64 MB of pages in memory, in the one connection for short transactions: ids are hashes, so a batch of 512 groups touches
+a thousand pages anywhere in a large file."""
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 10_000
 """PostgreSQL's bounds of one lock and one statement: a request that waits longer is shed with 503 (G12)."""
@@ -145,6 +148,7 @@ def prompt(engine: AsyncEngine) -> AsyncEngine:
         poolclass=AsyncAdaptedQueuePool,
         pool_size=1,
     )
+    event.listen(quick.sync_engine, "connect", lambda connection, _record: connection.execute(f"PRAGMA {LARGE_FILES}"))
     event.listen(engine.sync_engine, "engine_disposed", lambda _engine: quick.sync_engine.dispose())
     return quick
 
@@ -176,15 +180,10 @@ def _sqlite(url: URL, arguments: dict[str, Any] | None = None, **pool: Any) -> A
     return engine
 
 
-LARGE_FILES = ("cache_size=-65536", "wal_autocheckpoint=8000")
-"""Up to 64 MB of pages in memory, and 32 MB written ahead before a commit has to copy them to their place, where nobody
-did so before (`session.Database.checkpoint`): ids are hashes, so a batch of 512 groups touches a thousand pages anywhere in a
-large file, and by SQLite's own bounds every batch ended with such a copy."""
-
-
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Set a connection up; 32 MB may be written ahead before a commit has to copy them to their place (`session.checkpoint`)."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *LARGE_FILES):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=8000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -128,6 +128,9 @@ async def change(
 ) -> None:
     """Change rows: each is found by `keys`, and only where it still has a value.
 
+    The caller holds a lock that keeps other writers from these rows: on PostgreSQL one that another transaction changes
+    meanwhile, in whatever column, is left as it is.
+
     Args:
         connection: the transaction.
         table: where.

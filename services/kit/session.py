@@ -49,7 +49,8 @@ class Database:
         """Enter a transaction; commits at the end of the block, rolls back if it raises.
 
         Args:
-            short: each statement takes well under the time that others may be kept waiting; SQLite then runs it in place.
+            short: each statement takes well under the time that others may be kept waiting; SQLite then runs it in place,
+                and its results are to be read to their end before the transaction's.
 
         Raises:
             Unavailable: the database is away, or a lock was not had in time; nothing was stored.

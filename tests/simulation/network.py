@@ -205,14 +205,18 @@ class Network:
                 self._account.answered_close((team, f"{run}/{close.group_id}/{close.attempt}"), close.used, answer)
 
     def _arrived(self, team: str, request: httpx.Request, response: httpx.Response, sent: float) -> None:
-        """Hold the service to what an answer that arrived has promised: leases that run from when it was asked."""
+        """Hold the service to what an answer that arrived has promised: leases that run from when it was asked.
+
+        An open holds for the whole lease; a report renews it once an eighth is gone, so it leaves seven eighths at least.
+        """
         run, _, action = request.url.raw_path.decode().removeprefix("/v1/runs/").partition("/groups/")
         if response.status_code != httpx.codes.OK or action not in {"open", "observe"}:
             return
         body = (OpenRequest if action == "open" else ObserveRequest).model_validate_json(request.content)
+        share = 1.0 if action == "open" else 7 / 8
         for group in body.groups:
             key = (team, f"{run}/{group.group_id}/{group.attempt}")
-            self._account.promise(key, sent + self._account.opened[key].lease_s)
+            self._account.promise(key, sent + share * self._account.opened[key].lease_s)
 
 
 class Line(httpx.AsyncBaseTransport):

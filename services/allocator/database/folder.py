@@ -53,6 +53,7 @@ class Folder:
             ValueError: it does not read back as it was written.
         """
         path = self._path / name
+        new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
@@ -63,13 +64,19 @@ class Folder:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for place in (path.parent, *([path.parent.parent] if new else [])):
+            _sync(place)
         if path.read_bytes() != data:
             raise ValueError(f"{path} does not read back as it was written")
 
     def __str__(self) -> str:
         return str(self._path)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep what a folder lists."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

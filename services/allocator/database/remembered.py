@@ -18,12 +18,13 @@ class Remembered(Generic[Value]):
 
     Args:
         parse: makes a value of a text that is not known.
-        most: texts kept, at most.
+        most_chars: characters of all texts kept, at most; a value takes some five times as many bytes as its text.
     """
 
-    def __init__(self, parse: Callable[[str], Value], most: int) -> None:
+    def __init__(self, parse: Callable[[str], Value], most_chars: int) -> None:
         self._parse = parse
-        self._most = most
+        self._most_chars = most_chars
+        self._chars = 0
         self._known: OrderedDict[str, Value] = OrderedDict()
 
     def read(self, text: str) -> Value:
@@ -33,7 +34,9 @@ class Remembered(Generic[Value]):
 
     def keep(self, text: str, value: Value) -> Value:
         """Remember that `text` says `value`; return that."""
-        self._known[text] = value
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
+        if text not in self._known:
+            self._known[text] = value
+            self._chars += len(text)
+            while self._chars > self._most_chars:
+                self._chars -= len(self._known.popitem(last=False)[0])
         return value

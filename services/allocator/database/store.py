@@ -34,15 +34,16 @@ FIRST_LIMITS = frozenset({"rollouts", "rollouts_per_step"})
 """A run's limits in the first release; later ones are stored where they are set, as that release refuses unknown ones."""
 _GROUP = TypeAdapter(GroupRecord)
 _PLAN = TypeAdapter(PlanRecord)
-_RECORDS = Remembered(_GROUP.validate_json, most=4096)
-"""Groups of some steps, a few KB each: what `open` writes, `observe` and `close` read next."""
+_RECORDS = Remembered(_GROUP.validate_json, most_chars=6_000_000)
+"""Groups of some steps: what `open` writes, `observe` and `close` read next. At 16 rollouts a group some 5,000 of them in 40 MB."""
 _GROUP_COLUMNS = ("team", "run", "group_id", "attempt", "closed", "record")
 _IDS = bindparam("in_ids", type_=Listed())
 
-RUN = select(runs, withheld(bindparam("offset_s", type_=Double)).label("withheld"), now_s().label("moment")).where(
-    runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")
-)
-LOCKED_RUN = RUN.with_for_update(of=runs)
+_CLOCK = (withheld(bindparam("offset_s", type_=Double)).label("withheld"), now_s().label("moment"))
+_THIS_RUN = select(runs).where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
+RUN = _THIS_RUN.add_columns(*_CLOCK)
+LOCKED_RUN = select(_THIS_RUN.with_for_update().subquery(), *_CLOCK)
+"""The clock is read once the lock is held: beside the rows it would be that of before the wait."""
 SAVED_RUN = (
     update(runs)
     .where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
