@@ -159,6 +159,7 @@ async def test_g19_where_there_is_nothing_to_do_no_table_is_asked_for(engine: As
     async with engine.connect() as holder:
         await holder.execute(text("LOCK TABLE runs, keys, entries IN ROW EXCLUSIVE MODE"))
         await migrate.upgrade(engine, pause=_never)
+    assert await revision(engine) == migrate.newest()
 
 
 async def _never(_seconds: float) -> None:
