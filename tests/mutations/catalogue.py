@@ -201,8 +201,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G14",
         "services/allocator/database/store.py",
         "the team in the question for a run",
-        '    runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run")\n)\nLOCKED_RUN',
-        '    runs.c.run == bindparam("in_run")\n)\nLOCKED_RUN',
+        'select(runs).where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))\nRUN',
+        'select(runs).where(runs.c.run == bindparam("in_run"))\nRUN',
         ("tests/conformance/test_stores.py", "-k", "g14 and sqlite"),
     ),
     Mutation(
