@@ -67,6 +67,11 @@ class Running:
             await directory.add_team(TeamCreate(team=team, limits=limits or TeamLimits()))
             return self.bearer((await directory.create_key(request, f"{team} {scope} {more}")).token)
 
+    async def waiting(self) -> int:
+        """Count the rows of evidence that wait to be carried away."""
+        async with self.service.database.transaction() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(outbox)) or 0)
+
     async def rows(self) -> dict[str, int]:
         """Count the rows of every table, but for what background work moves from one to another by itself."""
         everywhere = and_(histories.c.prompt_key == ALL_PROMPTS, histories.c.version == ALL_VERSIONS)

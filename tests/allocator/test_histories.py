@@ -165,7 +165,7 @@ async def test_what_one_process_learned_the_other_knows(url: str, tmp_path: Path
                 closed = await one.http.post(f"{path}/close", json=closing, headers=one.team)
                 assert closed.is_success
                 async with asyncio.timeout(30.0):
-                    while (await one.rows())["outbox"]:
+                    while await one.waiting():
                         await other.service.deliver()
         assert not answer["degraded"]
         assert answer["groups"][0]["prior"] == pytest.approx((4 + 2 * (4 + 1) / (4 + 2)) / (4 + 2))

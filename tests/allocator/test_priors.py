@@ -284,7 +284,7 @@ async def test_a_run_goes_on_degraded_while_the_prior_service_is_away(fake: Fake
         assert (degraded["groups"][0]["prior_source"], degraded["degraded"]) == ("running_mean", True)
         assert "unavailable" in degraded["detail"]
         assert await allocator.service.engine.deliver_evidence() == 0
-        assert (await allocator.rows())["outbox"] == 1
+        assert await allocator.waiting() == 1
         assert "rollout_budget_degraded_groups_total 1.0" in (await allocator.http.get("/metrics")).text
         again = {"groups": [{"group_id": one, "prompt_key": "k"} for one in ("b", "c")]}  # one of them was opened
         for _ in range(2):
@@ -293,7 +293,7 @@ async def test_a_run_goes_on_degraded_while_the_prior_service_is_away(fake: Fake
         assert "rollout_budget_degraded_groups_total 2.0" in (await allocator.http.get("/metrics")).text
         now, fake.answer = 1000.0, well
         assert await allocator.service.engine.deliver_evidence() == 1
-        assert (await allocator.rows())["outbox"] == 0
+        assert await allocator.waiting() == 0
 
 
 async def test_a_worker_works_when_woken_and_goes_on_after_failures() -> None:
