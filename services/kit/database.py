@@ -25,7 +25,7 @@ from services.kit import in_place
 
 BUSY_TIMEOUT_S = 5
 """Longest wait for SQLite's write lock before a request is shed with 503."""
-PROMPT_TIMEOUT_S = 1.0
+PROMPT_TIMEOUT_S = 0.1
 """The same for short transactions in place, which keep the whole process waiting: writers of one process take turns, so it is
 another process that holds the file, and none of ours does while it is served."""
 LARGE_FILES = "cache_size=-65536"
