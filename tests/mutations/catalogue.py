@@ -201,8 +201,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G14",
         "services/allocator/database/store.py",
         "the team in the question for a run",
-        'select(runs).where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))\nRUN',
-        'select(runs).where(runs.c.run == bindparam("in_run"))\nRUN',
+        'and_(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))',
+        'and_(runs.c.run == bindparam("in_run"))',
         ("tests/conformance/test_stores.py", "-k", "g14 and sqlite"),
     ),
     Mutation(

@@ -40,13 +40,13 @@ _GROUP_COLUMNS = ("team", "run", "group_id", "attempt", "closed", "record")
 _IDS = bindparam("in_ids", type_=Listed())
 
 _CLOCK = (withheld(bindparam("offset_s", type_=Double)).label("withheld"), now_s().label("moment"))
-_THIS_RUN = select(runs).where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
-RUN = _THIS_RUN.add_columns(*_CLOCK)
-LOCKED_RUN = select(_THIS_RUN.with_for_update().subquery(), *_CLOCK)
+_THIS_RUN = and_(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
+RUN = select(runs, *_CLOCK).where(_THIS_RUN)
+LOCKED_RUN = select(select(runs).where(_THIS_RUN).with_for_update().subquery(), *_CLOCK)
 """The clock is read once the lock is held: beside the rows it would be that of before the wait."""
 SAVED_RUN = (
     update(runs)
-    .where(runs.c.team == bindparam("in_team"), runs.c.run == bindparam("in_run"))
+    .where(_THIS_RUN)
     .values({name: bindparam(name) for name in ("spec", "reliability", "finished", "fingerprint", "pacing")})
 )
 _OF_RUN = and_(groups.c.team == bindparam("in_team"), groups.c.run == bindparam("in_run"))
