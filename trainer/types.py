@@ -40,7 +40,8 @@ class Sample:
         token_ids: sampled tokens, the end-of-sequence token included where it was sampled.
         logprobs: natural log-probability of each token in the distribution it was drawn from, temperature and top-p
             included; at temperature 0, which has none, that of temperature 1.
-        version: weight version of the server that sampled it.
+        version: weight version that sampled the first token.
+        versions: weight version of each token; empty where all are of `version`.
     """
 
     token_ids: tuple[int, ...]
@@ -48,11 +49,21 @@ class Sample:
     text: str
     finish_reason: FinishReason
     version: int
+    versions: tuple[int, ...] = ()
+
+    @property
+    def token_versions(self) -> tuple[int, ...]:
+        """Weight version of each token."""
+        return self.versions or (self.version,) * len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """A finished group as the learner takes it: ragged, aligned lists of samples, outcomes and advantages."""
+    """A finished group as the learner takes it: ragged, aligned lists of samples, outcomes and advantages.
+
+    `version` is that of the weights when the group was opened, under which its evidence is kept. `importance_weight`
+    multiplies its loss: 1 unless a plan chose its prompt and the run asks for weights.
+    """
 
     group_id: str
     problem: Problem
@@ -64,6 +75,7 @@ class RolloutGroup:
     prior: float
     first_wave: int
     version: int
+    importance_weight: float = 1.0
 
 
 class Generator(Protocol):
@@ -72,7 +84,10 @@ class Generator(Protocol):
     async def generate(
         self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
     ) -> list[Sample]:
-        """Return `count` samples of one prompt, all under weight `version`.
+        """Return `count` samples of one prompt under weights of `version` or later, each token's version known.
+
+        Later ones occur only where weights are published while rollouts are drawn (`rollouts.max_staleness` above 0). A
+        caller that cancels the call no longer needs its samples: whoever generates them stops, and counts none.
 
         Raises:
             trainer.errors.GenerationFailed: after bounded retries; none of the samples counts.

@@ -1,0 +1,62 @@
+"""Settings of tasks: which problems are learned, and how their answers are verified."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.base import PositiveInt, Section
+
+
+class ArithmeticSection(Section):
+    """Generated sums and differences of graded difficulty (`trainer.tasks.arithmetic`)."""
+
+    verifier: ClassVar[str] = "exact"
+
+    size: PositiveInt = 1000
+    held_out_size: PositiveInt = 256
+    levels: list[Annotated[int, Field(ge=1, le=9)]] = Field(default=[1, 2], min_length=1)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class JsonlSection(Section):
+    """Prompts and answers from files of JSON lines (`trainer.tasks.jsonl`)."""
+
+    path: str = ""
+    prompt_field: str = "prompt"
+    answer_field: str = "answer"
+    key_field: str | None = None
+    level_field: str | None = None
+    held_out_path: str | None = None
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    verifier: Literal["math", "exact"] = "math"
+
+
+class TaskSection(Section):
+    """What is learned; only the section of the named task is read."""
+
+    name: Literal["arithmetic", "jsonl"] = "arithmetic"
+    arithmetic: ArithmeticSection = ArithmeticSection()
+    jsonl: JsonlSection = JsonlSection()
+
+    @model_validator(mode="after")
+    def _has_data(self) -> TaskSection:
+        if self.name == "jsonl" and not self.jsonl.path:
+            raise ValueError('name = "jsonl" needs task.jsonl.path, a file of JSON lines with prompt and answer')
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The named task's own settings, as `trainer.tasks.get` takes them."""
+        return self._named.model_dump(exclude={"verifier"})
+
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier, as `trainer.rewards.get` takes it."""
+        return self._named.verifier
+
+    @property
+    def _named(self) -> ArithmeticSection | JsonlSection:
+        section: ArithmeticSection | JsonlSection = getattr(self, self.name)
+        return section
