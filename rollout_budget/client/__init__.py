@@ -9,6 +9,7 @@ from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.local import LocalAllocator, SyncLocalAllocator
 from rollout_budget.client.prior import PriorClient
+from rollout_budget.client.recorded import RecordedAllocator
 from rollout_budget.client.resilient import Notice, ResilientAllocator
 from rollout_budget.client.sync import SyncAdminClient, SyncAllocatorClient, SyncPriorClient
 
@@ -20,6 +21,7 @@ __all__ = [
     "LocalAllocator",
     "Notice",
     "PriorClient",
+    "RecordedAllocator",
     "ResilientAllocator",
     "Retries",
     "SyncAdminClient",

@@ -23,7 +23,8 @@ EXPORTS = {
 
 CLIENT_EXPORTS = {
     "AdminClient", "Allocator", "AllocatorClient", "Breaker", "LocalAllocator", "Notice", "PriorClient",
-    "ResilientAllocator", "Retries", "SyncAdminClient", "SyncAllocatorClient", "SyncLocalAllocator", "SyncPriorClient",
+    "RecordedAllocator", "ResilientAllocator", "Retries", "SyncAdminClient", "SyncAllocatorClient", "SyncLocalAllocator",
+    "SyncPriorClient",
 }  # fmt: skip
 
 CONSTRUCTORS = {

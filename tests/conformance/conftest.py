@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import tests.conformance.reborn
 import tests.conformance.sql  # noqa: F401  registers the service's implementations
 from rollout_budget.client.base import Allocator
 from rollout_budget.engine.ports import Store
