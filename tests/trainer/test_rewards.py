@@ -40,7 +40,7 @@ async def test_exact_takes_the_answer_and_nothing_else() -> None:
 
 
 def test_an_unknown_verifier_is_a_configuration_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="exact, math"):
+    with pytest.raises(ConfigError, match="exact, math, countdown"):
         rewards.get("guess")
 
 

@@ -78,7 +78,7 @@ def test_bad_options_are_configuration_errors(options: dict[str, Any], message: 
 
 
 def test_an_unknown_task_is_a_configuration_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="arithmetic, jsonl"):
+    with pytest.raises(ConfigError, match="arithmetic, modular, countdown, sorting, jsonl"):
         tasks.get("chess")
 
 

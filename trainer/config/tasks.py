@@ -9,15 +9,41 @@ from pydantic import Field, model_validator
 from trainer.config.base import PositiveInt, Section
 
 
-class ArithmeticSection(Section):
-    """Generated sums and differences of graded difficulty (`trainer.tasks.arithmetic`)."""
+class GeneratedSection(Section):
+    """What the generated tasks share (`trainer.tasks.generated`)."""
 
     verifier: ClassVar[str] = "exact"
 
     size: PositiveInt = 1000
     held_out_size: PositiveInt = 256
-    levels: list[Annotated[int, Field(ge=1, le=9)]] = Field(default=[1, 2], min_length=1)
+    levels: list[int] = Field(default=[], min_length=1)
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ArithmeticSection(GeneratedSection):
+    """Generated sums and differences of graded difficulty (`trainer.tasks.arithmetic`)."""
+
+    levels: list[Annotated[int, Field(ge=1, le=9)]] = Field(default=[1, 2], min_length=1)
+
+
+class ModularSection(GeneratedSection):
+    """Generated modular arithmetic (`trainer.tasks.modular`)."""
+
+    levels: list[Annotated[int, Field(ge=1, le=5)]] = Field(default=[1, 2], min_length=1)
+
+
+class CountdownSection(GeneratedSection):
+    """Expressions that reach a target (`trainer.tasks.countdown`)."""
+
+    verifier: ClassVar[str] = "countdown"
+
+    levels: list[Annotated[int, Field(ge=1, le=3)]] = Field(default=[1, 2, 3], min_length=1)
+
+
+class SortingSection(GeneratedSection):
+    """Numbers to be put in order (`trainer.tasks.sorting`)."""
+
+    levels: list[Annotated[int, Field(ge=1, le=5)]] = Field(default=[4, 5], min_length=1)
 
 
 class JsonlSection(Section):
@@ -36,8 +62,11 @@ class JsonlSection(Section):
 class TaskSection(Section):
     """What is learned; only the section of the named task is read."""
 
-    name: Literal["arithmetic", "jsonl"] = "arithmetic"
+    name: Literal["arithmetic", "modular", "countdown", "sorting", "jsonl"] = "arithmetic"
     arithmetic: ArithmeticSection = ArithmeticSection()
+    modular: ModularSection = ModularSection()
+    countdown: CountdownSection = CountdownSection()
+    sorting: SortingSection = SortingSection()
     jsonl: JsonlSection = JsonlSection()
 
     @model_validator(mode="after")
@@ -57,6 +86,6 @@ class TaskSection(Section):
         return self._named.verifier
 
     @property
-    def _named(self) -> ArithmeticSection | JsonlSection:
-        section: ArithmeticSection | JsonlSection = getattr(self, self.name)
+    def _named(self) -> GeneratedSection | JsonlSection:
+        section: GeneratedSection | JsonlSection = getattr(self, self.name)
         return section

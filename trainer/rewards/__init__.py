@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from trainer.errors import ConfigError
+from trainer.rewards.countdown import CountdownVerifier
 from trainer.rewards.exact import ExactVerifier
 from trainer.rewards.math_verify import MathVerifier
 from trainer.types import Verifier
 
-VERIFIERS: Mapping[str, Callable[[], Verifier]] = MappingProxyType({"exact": ExactVerifier, "math": MathVerifier})
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = MappingProxyType(
+    {"exact": ExactVerifier, "math": MathVerifier, "countdown": CountdownVerifier}
+)
 
-__all__ = ["VERIFIERS", "ExactVerifier", "MathVerifier", "get"]
+__all__ = ["VERIFIERS", "CountdownVerifier", "ExactVerifier", "MathVerifier", "get"]
 
 
 def get(name: str) -> Verifier:

@@ -12,12 +12,17 @@ from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.tasks.arithmetic import Arithmetic
+from trainer.tasks.countdown import Countdown
 from trainer.tasks.jsonl import Jsonl
+from trainer.tasks.modular import Modular
+from trainer.tasks.sorting import Sorting
 from trainer.types import Task
 
-TASKS: Mapping[str, type[Arithmetic | Jsonl]] = MappingProxyType({"arithmetic": Arithmetic, "jsonl": Jsonl})
+TASKS: Mapping[str, type[Arithmetic | Modular | Countdown | Sorting | Jsonl]] = MappingProxyType(
+    {"arithmetic": Arithmetic, "modular": Modular, "countdown": Countdown, "sorting": Sorting, "jsonl": Jsonl}
+)
 
-__all__ = ["TASKS", "Arithmetic", "Jsonl", "get"]
+__all__ = ["TASKS", "Arithmetic", "Countdown", "Jsonl", "Modular", "Sorting", "get"]
 
 
 def get(name: str, options: Mapping[str, Any] | None = None) -> Task:
