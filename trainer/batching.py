@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -23,6 +23,8 @@ class Coalescer(Generic[Item, Answer]):
         most: items in one call.
         calls: calls under way at the same time.
         key: only items of equal key share a call.
+        cancel_unwanted: cancel a call under way once everybody whose item it carries has stopped waiting. For calls whose
+            answer is worth nothing then, and that cost something until they end.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Coalescer(Generic[Item, Answer]):
         most: int,
         calls: int = 1,
         key: Callable[[Item], Hashable] = lambda _item: None,
+        cancel_unwanted: bool = False,
     ) -> None:
         self._send = send
         self._most = most
         self._calls = calls
         self._key = key
+        self._cancel_unwanted = cancel_unwanted
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._under_way = 0
         self._senders: set[asyncio.Task[None]] = set()
@@ -72,18 +76,26 @@ class Coalescer(Generic[Item, Answer]):
 
     async def _ask_together(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         answers: Sequence[Answer | Exception]
+        call = self._start(batch)
+        if self._cancel_unwanted:
+            _cancel_when_all_are_done(call, [future for _, future in batch])
         try:
-            answers = await self._send([item for item, _ in batch])
+            answers = await call
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(batch)} items were sent and {len(answers)} answers came back")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who asked
             answers = [error] * len(batch)
         except asyncio.CancelledError:
+            if all(future.done() for _, future in batch) and not _is_being_cancelled():
+                return  # the call alone: nobody waited for it any more
             for _, future in batch:
                 future.cancel()
             raise
         for (_, future), answer in zip(batch, answers, strict=True):
             _settle(future, answer)
+
+    def _start(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> asyncio.Future[Sequence[Answer | Exception]]:
+        return asyncio.ensure_future(self._send([item for item, _ in batch]))
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         """Take the oldest waiting item and up to `most - 1` others of its key; who stopped waiting is left out."""
@@ -95,6 +107,22 @@ class Coalescer(Generic[Item, Answer]):
         taken = {id(future) for _, future in batch}
         self._waiting = [entry for entry in self._waiting if id(entry[1]) not in taken]
         return batch
+
+
+def _cancel_when_all_are_done(call: asyncio.Future[Any], futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel a call with the last future that is done before it; settled futures find it done already."""
+
+    def look(_done: asyncio.Future[Any]) -> None:
+        if all(future.done() for future in futures):
+            call.cancel()
+
+    for future in futures:
+        future.add_done_callback(look)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
