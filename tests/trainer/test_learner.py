@@ -21,7 +21,7 @@ from trainer.learner import checkpoint
 from trainer.learner.batch import Row, action_tokens, microbatches, minibatches, rows
 from trainer.learner.fsdp import World, world
 from trainer.learner.learner import Learner
-from trainer.learner.loss import STATISTICS, Clip, clipped_policy_gradient, loss_sums, token_logprobs
+from trainer.learner.loss import STATISTICS, Clip, Objective, clipped_policy_gradient, loss_sums, token_logprobs
 from trainer.policy import load_model, load_tokenizer
 from trainer.types import Problem, RolloutGroup, Sample
 
@@ -115,7 +115,7 @@ def test_statistics_by_hand() -> None:
     row = Row((0,), (1, 0), (math.log(0.5), math.log(0.25)), 1.0)
     (part,) = microbatches([row], token_budget=9, rank=0, ranks=1)
     logits = torch.log(torch.tensor([[[0.25, 0.75], [0.2, 0.8]]]))
-    sums = loss_sums(logits, part, Clip(0.2, 0.28), entropy=True)
+    sums = loss_sums(logits, part, Objective(Clip(0.2, 0.28), entropy=True))
     named = dict(zip(STATISTICS, sums.statistics.tolist(), strict=True))
     first, second = 0.75 / 0.5, 0.2 / 0.25
     entropy = sum(-p * math.log(p) for p in (0.25, 0.75, 0.2, 0.8))

@@ -41,7 +41,7 @@ class _Learner:
         self.calls: list[tuple[str, int]] = []
         self._fails = fails
 
-    def step(self, batch: list[Any]) -> StepStatistics:
+    def step(self, batch: list[Any], version: int | None) -> StepStatistics:
         if self._fails:
             raise RuntimeError("out of memory")
         self.calls.append(("step", len(batch)))

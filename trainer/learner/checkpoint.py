@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.checkpoint.stateful import Stateful
@@ -33,33 +33,53 @@ NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Subject(Stateful):
-    """What is saved and restored on every rank."""
+    """What is saved and restored on every rank.
+
+    Attributes:
+        model: of which only trainable weights are saved; frozen ones are those that the run started from.
+        optimizers: which together update it.
+        shuffle: of rows.
+        steps: taken so far, a scalar integer, changed in place.
+    """
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizers: Sequence[Optimizer]
     shuffle: torch.Generator
+    steps: torch.Tensor
 
     def state_dict(self) -> dict[str, Any]:
         """Return sharded states; a collective."""
-        model, optimizer = get_state_dict(self.model, self.optimizer)
-        return {"model": model, "optimizer": optimizer, "shuffle": self.shuffle.get_state()}
+        model, optimizer = get_state_dict(self.model, self.optimizers, options=self._options)
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "shuffle": self.shuffle.get_state(),
+            "steps": self.steps.clone(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take sharded states; a collective."""
         set_state_dict(
             self.model,
-            self.optimizer,
+            self.optimizers,
             model_state_dict=state_dict["model"],
             optim_state_dict=state_dict["optimizer"],
+            options=self._options,
         )
         self.shuffle.set_state(state_dict["shuffle"])
+        self.steps.copy_(state_dict["steps"])
+
+    @property
+    def _options(self) -> StateDictOptions:
+        frozen = not all(parameter.requires_grad for parameter in self.model.parameters())
+        return StateDictOptions(ignore_frozen_params=frozen, strict=not frozen)
 
 
 def save(subject: Subject, where: World, *, root: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     """Write `root/step-N` and remove all but the `keep` newest; every rank must call with the same arguments.
 
     Args:
-        subject: model, optimiser and shuffling.
+        subject: model, optimisers, shuffling and steps.
         where: this rank.
         root: folder of the run's checkpoints, visible to every rank.
         step: steps done.
@@ -111,9 +131,12 @@ def _complete(root: Path) -> list[Path]:
 
 
 def _prune(root: Path, keep: int) -> None:
+    """Remove old checkpoints, and drafts that killed processes have left."""
     for old in _complete(root)[:-keep]:
         (old / COMPLETE).unlink()
         shutil.rmtree(old, ignore_errors=True)
+    for draft in root.glob(".step-*.draft"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _random_state(where: World) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""One optimiser, one sharded model: a step on ragged groups, weights out, log-probabilities of given completions.
+"""One policy under training, sharded: a step on ragged groups, weights out, log-probabilities of given completions.
 
 Owns the order of forward, backward, reduce, clip and update. Every rank holds a `Learner` and calls the same methods in
 the same order with the same arguments; `trainer.learner.ranks` sees to that.
@@ -8,39 +8,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.config import LearnerSection
 from trainer.learner import checkpoint
-from trainer.learner.batch import Microbatch, Row, action_tokens, microbatches, minibatches
+from trainer.learner.batch import (
+    Microbatch,
+    Row,
+    action_tokens,
+    loss_total,
+    microbatches,
+    minibatches,
+    staleness,
+)
 from trainer.learner.export import export
-from trainer.learner.fsdp import World, clip_gradients, shard, synchronise_gradients
-from trainer.learner.loss import STATISTICS, Clip, LossSums, loss_sums, token_logprobs
-from trainer.policy import load_model, load_tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from trainer.learner.fsdp import World, clip_gradients, synchronise_gradients
+from trainer.learner.lora import export_adapters, without_adapters
+from trainer.learner.loss import STATISTICS, Clip, LossSums, Objective, loss_sums, token_logprobs
+from trainer.learner.meter import Meter
+from trainer.learner.models import DTYPES, frozen_reference, trainable_policy
+from trainer.learner.optimizers import make_optimizers, set_learning_rate
+from trainer.policy import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class StepStatistics:
-    """What a step did; means are over the sampled tokens of the batch's rows, and over minibatches.
+    """What a step did; means are over the sampled tokens of the batch's rows, and over the updates that were applied.
 
     Attributes:
-        loss: clipped policy-gradient loss per token.
+        loss: per token or per completion, as `learner.loss` has it, the divergence from the reference included.
+        ratio: mean ratio to the policy that ratios are taken to.
         grad_norm: mean gradient norm before clipping.
         clip_fraction: share of tokens whose ratio was clipped.
         kl: estimate of KL(sampling policy || policy), mean of r - 1 - log r (Schulman's k3).
+        kl_reference: estimate of KL(policy || first policy); None unless `learner.kl` is above 0.
         entropy: of the policy per token; None unless asked for.
         mismatch: mean |log p - log p_server| before the first update: what serving and learning disagree by.
         largest_mismatch: its largest value.
+        importance: mean weight of tokens for having been sampled from another policy; 1 unless `learner.importance`.
+        truncated: share of tokens whose weight was cut at `learner.importance_cap`.
+        mean_staleness: mean age of sampled tokens, in weight versions; 0 where versions are not known.
+        max_staleness: the largest age.
         tokens: sampled tokens of the rows.
-        updates: optimiser steps; one whose gradient is not finite is left out, as is a batch without advantages.
+        updates: optimiser steps that were applied.
+        skipped: those left out because loss or gradient was not finite; the weights are as if they had not been tried.
+        tokens_per_second: all tokens through forward and backward passes, prompts included, per second of the step.
+        peak_memory_bytes: most of any rank: allocated on its GPU during the step; on CPUs its process's peak so far.
     """
 
     loss: float = 0.0
@@ -48,11 +68,19 @@ class StepStatistics:
     grad_norm: float = 0.0
     clip_fraction: float = 0.0
     kl: float = 0.0
+    kl_reference: float | None = None
     entropy: float | None = None
     mismatch: float = 0.0
     largest_mismatch: float = 0.0
+    importance: float = 1.0
+    truncated: float = 0.0
+    mean_staleness: float = 0.0
+    max_staleness: int = 0
     tokens: int = 0
     updates: int = 0
+    skipped: int = 0
+    tokens_per_second: float = field(default=0.0, compare=False)
+    peak_memory_bytes: int = field(default=0, compare=False)
 
 
 class Learner:
@@ -62,8 +90,11 @@ class Learner:
         start: folder of the first weights and the tokenizer.
         settings: of the loss and the optimiser.
         where: this rank.
-        seed: of the shuffling of rows.
+        seed: of the shuffling of rows, and of adapters' first weights.
         temperature: of the rollouts. The policy that is learned is the one they are drawn from, with logits divided by it.
+
+    Raises:
+        ConfigError: the model cannot be given the adapters asked for.
     """
 
     def __init__(
@@ -73,51 +104,57 @@ class Learner:
         self.temperature = temperature
         self.world = where
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(start)
-        self.model = load_model(start)
-        if settings.activation_checkpointing:
-            _recompute_activations(self.model)
-        shard(self.model, where, dtype=DTYPES[settings.dtype])
-        self.model.to(where.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.model = trainable_policy(start, settings, where, seed=seed)
+        self.optimizers = make_optimizers(self.model, settings)
         self.shuffle = torch.Generator().manual_seed(seed)
+        self._steps = torch.zeros((), dtype=torch.int64)
+        copied = settings.kl > 0 and not self._adapted
+        self._reference = frozen_reference(start, settings, where) if copied else self.model
+        self._objective = Objective(
+            Clip(settings.clip_low, settings.clip_high),
+            importance_cap=settings.importance_cap if settings.importance == "truncated" else None,
+            kl=settings.kl,
+            entropy=settings.entropy,
+        )
 
-    def step(self, batch: Sequence[Row]) -> StepStatistics:
-        """Learn from rows, the same on every rank: `epochs` passes of `minibatches` optimiser steps."""
-        if not any(row.advantage for row in batch):
-            return StepStatistics(tokens=action_tokens(batch))
+    def step(self, batch: Sequence[Row], version: int | None = None) -> StepStatistics:
+        """Learn from rows, the same on every rank: `epochs` passes of `minibatches` optimiser steps.
+
+        Args:
+            batch: the rows. Where all advantages are 0 and no reference pulls, there is nothing to learn and no update.
+            version: of the current weights, against which the age of tokens is told.
+        """
+        meter = Meter(self.world.device)
+        settings, age = self.settings, staleness(batch, version)
+        if not batch or not (settings.kl or any(row.advantage for row in batch)):
+            return StepStatistics(tokens=action_tokens(batch), mean_staleness=age[0], max_staleness=age[1])
+        self._steps += 1
+        set_learning_rate(self.optimizers, settings.lr * min(1.0, int(self._steps) / max(1, settings.lr_warmup_steps)))
+        anchored = self._anchored(batch)
         done = [
             self._update(chosen)
-            for _ in range(self.settings.epochs)
-            for chosen in minibatches(batch, self.settings.minibatches, self.shuffle)
+            for _ in range(settings.epochs)
+            for chosen in minibatches(anchored, settings.minibatches, self.shuffle)
         ]
-        mean = torch.stack([update.means for update in done]).mean(dim=0)
-        named = dict(zip(STATISTICS, mean.tolist(), strict=True))
-        return StepStatistics(
-            loss=named["loss"],
-            ratio=named["ratio"],
-            grad_norm=sum(update.grad_norm for update in done) / len(done),
-            clip_fraction=named["clipped"],
-            kl=named["kl"],
-            entropy=named["entropy"] if self.settings.entropy else None,
-            mismatch=float(done[0].means[STATISTICS.index("mismatch")]),
-            largest_mismatch=done[0].largest_mismatch,
+        peak = torch.tensor(float(meter.peak_memory_bytes()), dtype=torch.float64)
+        return replace(
+            self._statistics(done),
+            mean_staleness=age[0],
+            max_staleness=age[1],
             tokens=action_tokens(batch),
-            updates=sum(update.applied for update in done),
+            tokens_per_second=meter.per_second(settings.epochs * sum(map(len, batch))),
+            peak_memory_bytes=int(self.world.largest(peak)),
         )
 
     def logprobs(self, batch: Sequence[Row]) -> list[tuple[float, ...]]:
         """Return the log-probability of every sampled token of every row, as the current weights have it."""
-        found: list[tuple[float, ...]] = []
-        with torch.no_grad():
-            for row in batch:
-                (padded,) = microbatches([row], token_budget=len(row), rank=0, ranks=1)
-                logits = self._logits(padded.to(self.world.device))
-                values = token_logprobs(logits, padded.input_ids[:, padded.first + 1 :].to(self.world.device))
-                found.append(tuple(values[0].tolist()))
-        return found
+        scored = iter(self._scores([row for row in batch if row.token_ids], self.model))
+        return [next(scored) if row.token_ids else () for row in batch]
 
     def export(self, root: Path, version: int, dtype: str) -> Path:
-        """Write the weights as a Hugging Face folder `root/v{version}` and return it."""
+        """Write `root/v{version}` and return it: a Hugging Face model, or with `learner.lora` its adapters alone."""
+        if self._adapted:
+            return export_adapters(self.model, self.world, root=root, version=version, dtype=DTYPES[dtype])
         return export(self.model, self.tokenizer, self.world, root=root, version=version, dtype=DTYPES[dtype])
 
     def save(self, root: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
@@ -129,55 +166,117 @@ class Learner:
         return checkpoint.load(self._subject, self.world, directory)
 
     @property
+    def _adapted(self) -> bool:
+        return self.settings.lora.rank > 0
+
+    @property
     def _subject(self) -> checkpoint.Subject:
-        return checkpoint.Subject(self.model, self.optimizer, self.shuffle)
+        return checkpoint.Subject(self.model, self.optimizers, self.shuffle, self._steps)
+
+    def _anchored(self, batch: Sequence[Row]) -> Sequence[Row]:
+        """Add what policies that stay fixed during the step say of its tokens.
+
+        A step of a single update needs no pass for its anchors: the policy at its start is the one of its forward pass.
+        """
+        if self._objective.importance_cap is not None and self.settings.epochs * self.settings.minibatches > 1:
+            scores = self._scores(batch, self.model)
+            batch = [replace(row, anchors=found) for row, found in zip(batch, scores, strict=True)]
+        if self.settings.kl:
+            with without_adapters(self.model) if self._adapted else nullcontext():
+                scores = self._scores(batch, self._reference)
+            batch = [replace(row, references=found) for row, found in zip(batch, scores, strict=True)]
+        return batch
+
+    @torch.no_grad()
+    def _scores(self, batch: Sequence[Row], model: PreTrainedModel) -> list[tuple[float, ...]]:
+        """Return log-probabilities of rows with tokens under a sharded model; each rank computes a share."""
+        if not batch:
+            return []
+        lengths = [len(row.token_ids) for row in batch]
+        starts = list(accumulate(lengths, initial=0))
+        found = torch.zeros(starts[-1], device=self.world.device)
+        for part in self._cut(batch):
+            values = token_logprobs(self._logits(model, part), part.targets)[part.actions[:, part.first :] > 0]
+            if part.places:
+                own = torch.split(values, [lengths[place] for place in part.places])
+                for place, value in zip(part.places, own, strict=True):
+                    found[starts[place] : starts[place + 1]] = value
+        whole = torch.split(self.world.sum(found).cpu(), lengths)
+        return [tuple(value.tolist()) for value in whole]
 
     def _update(self, batch: Sequence[Row]) -> _Update:
-        """Take one optimiser step on a minibatch.
+        """Take one optimiser step on a minibatch, unless its loss or gradient is not finite.
 
-        FSDP averages gradients over ranks, so the local sum is divided by tokens / ranks: what comes out is the gradient
-        of the sum over all ranks divided by all tokens.
+        FSDP averages gradients over ranks, so the local sum is divided by its total / ranks: what comes out is the
+        gradient of the sum over all ranks divided by the total.
         """
-        tokens = action_tokens(batch)
-        parts = microbatches(
-            batch, token_budget=self.settings.microbatch_tokens, rank=self.world.rank, ranks=self.world.size
-        )
-        self.optimizer.zero_grad()
+        total = loss_total(batch, self.settings.loss)
+        parts = self._cut(batch)
         sums: list[LossSums] = []
         for index, part in enumerate(parts):
             synchronise_gradients(self.model, last=index == len(parts) - 1)
-            sums.append(self._accumulate(part.to(self.world.device), self.world.size / tokens))
+            sums.append(self._accumulate(part, self.world.size / total))
         grad_norm = clip_gradients(self.model, self.settings.grad_clip)
-        finite = math.isfinite(grad_norm)
-        if finite:
-            self.optimizer.step()
+        measured = self.world.sum(torch.stack([item.statistics for item in sums]).sum(dim=0)).cpu()
+        means = measured / action_tokens(batch)
+        means[0] = measured[0] / total
+        finite = math.isfinite(grad_norm) and math.isfinite(means[0])
+        for optimizer in self.optimizers if finite else ():
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
         return _Update(
-            means=self.world.sum(torch.stack([item.statistics for item in sums]).sum(dim=0)).cpu() / tokens,
+            means=means,
             largest_mismatch=float(self.world.largest(torch.stack([item.largest_mismatch for item in sums]).amax())),
             grad_norm=grad_norm,
             applied=finite,
         )
 
     def _accumulate(self, part: Microbatch, scale: float) -> LossSums:
-        clip = Clip(self.settings.clip_low, self.settings.clip_high)
-        sums = loss_sums(self._logits(part), part, clip, entropy=self.settings.entropy)
+        sums = loss_sums(self._logits(self.model, part), part, self._objective)
         (sums.loss * scale).backward()  # type: ignore[no-untyped-call] # torch's own stub
         return sums
 
-    def _logits(self, part: Microbatch) -> torch.Tensor:
+    def _cut(self, batch: Sequence[Row]) -> list[Microbatch]:
+        """Return this rank's microbatches, on its device."""
+        parts = microbatches(
+            batch,
+            token_budget=self.settings.microbatch_tokens,
+            rank=self.world.rank,
+            ranks=self.world.size,
+            averaging=self.settings.loss,
+        )
+        return [part.to(self.world.device) for part in parts]
+
+    def _logits(self, model: PreTrainedModel, part: Microbatch) -> torch.Tensor:
         """Return logits at the rollouts' temperature, from position `first` on without the last, (B, T - 1 - first, V)."""
         inputs = part.input_ids[:, :-1]
-        logits: torch.Tensor = self.model(
+        logits: torch.Tensor = model(
             input_ids=inputs, use_cache=False, logits_to_keep=inputs.shape[1] - part.first
         ).logits
         return logits if self.temperature == 1.0 else logits / self.temperature
 
-
-def _recompute_activations(model: PreTrainedModel) -> None:
-    """Keep no activations of decoder layers. They recompute only in training mode, which their dropout must not be in."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        module.training = isinstance(module, GradientCheckpointingLayer)
+    def _statistics(self, done: Sequence[_Update]) -> StepStatistics:
+        """Average over the updates that were applied; over all, which shows what went wrong, where none was."""
+        applied = [update for update in done if update.applied]
+        counted = applied or done
+        mean = dict(
+            zip(STATISTICS, torch.stack([update.means for update in counted]).mean(dim=0).tolist(), strict=True)
+        )
+        return StepStatistics(
+            loss=mean["loss"],
+            ratio=mean["ratio"],
+            grad_norm=sum(update.grad_norm for update in counted) / len(counted),
+            clip_fraction=mean["clipped"],
+            kl=mean["kl"],
+            kl_reference=mean["kl_reference"] if self.settings.kl else None,
+            entropy=mean["entropy"] if self.settings.entropy else None,
+            mismatch=float(done[0].means[STATISTICS.index("mismatch")]),
+            largest_mismatch=done[0].largest_mismatch,
+            importance=mean["importance"],
+            truncated=mean["truncated"],
+            updates=len(applied),
+            skipped=len(done) - len(applied),
+        )
 
 
 @dataclass(frozen=True, slots=True)

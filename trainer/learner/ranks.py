@@ -25,9 +25,9 @@ class Lead:
         self.in_step = True
         """Whether the other ranks wait for the next call; False inside one, and after one that failed here."""
 
-    def step(self, batch: Sequence[Row]) -> StepStatistics:
-        """Learn from rows on all ranks."""
-        done: StepStatistics = self._call("step", list(batch))
+    def step(self, batch: Sequence[Row], version: int | None = None) -> StepStatistics:
+        """Learn from rows on all ranks; `version` is that of the current weights."""
+        done: StepStatistics = self._call("step", list(batch), version)
         return done
 
     def logprobs(self, batch: Sequence[Row]) -> list[tuple[float, ...]]:
