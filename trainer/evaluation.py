@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.errors import GenerationFailed
+from trainer.groups import wave_seed
 from trainer.types import Generator, Problem, Sampling, Verifier
-from trainer.waves import wave_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Measurement:
     accuracy: float | None
     rollouts: int
     failed: int
+    greedy: float | None = None
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,12 +39,16 @@ class StepMetrics(BaseModel):
         version: weight version that the next rollouts are drawn from.
         elapsed_s: seconds of training so far, over all attempts of the run.
         accuracy: mean outcome of the step's rollouts; None where there were none.
-        held_out_accuracy: on problems never trained on; None where it was not measured.
+        held_out_accuracy: mean over `evaluation.samples` completions of problems never trained on (the greedy one's where
+            there are none); None where it was not measured. `held_out_error` is its standard error over problems,
+            `held_out_greedy` the accuracy of greedy completions.
         groups: prompts of the step that got rollouts.
         mean_group_size: rollouts per such prompt.
         rollouts: drawn in this step; `rollouts_total` so far.
         rollouts_saved: against the reference group size for every group so far, cumulative; negative if more were drawn.
         evaluation_rollouts: drawn for measuring so far, off the budget.
+        cancelled: rollouts that were under way when enough groups were complete; on nobody's account.
+        without_signal: groups whose outcomes were all equal and that were replaced; their rollouts are counted.
         tokens: sampled in this step; `tokens_total` so far.
         prior_squared_error: pooled squared error of the run's priors, on the outcome scale (D).
         prior_explained_variance: share of the variance between prompts that the prior explains.
@@ -55,7 +59,15 @@ class StepMetrics(BaseModel):
         kl: estimate of KL(sampling policy || updated policy) while updating.
         entropy: of the policy; None unless asked for.
         mismatch: mean |log p of the learner - log p of the server| before the update.
-        seconds: by phase: rollouts, learning, publishing, evaluation, checkpoint.
+        skipped: updates that were left out because their gradient was no number.
+        tokens_per_second: that the learner took, prompts included.
+        peak_memory_bytes: of the learner on rank 0.
+        staleness_mean: versions by which the step's tokens are older than the weights that learned from them.
+        staleness_max: of the oldest token.
+        drawing_s: from choosing the step's prompts to closing its groups, whatever else went on meanwhile.
+        allocator_s: of these, waits for the allocator on the longest chain of calls.
+        replayed: an earlier attempt had drawn the step; its rollouts are counted once.
+        seconds: by phase: rollouts (waiting for them), learning, publishing, evaluation, checkpoint.
         degraded: whether the prior or the allocator could not be used in this step.
         fallback: whether decisions of this step were made in this process because the allocator was away.
         detail: why.
@@ -68,12 +80,16 @@ class StepMetrics(BaseModel):
     elapsed_s: float = 0.0
     accuracy: float | None = None
     held_out_accuracy: float | None = None
+    held_out_greedy: float | None = None
+    held_out_error: float | None = None
     groups: int = 0
     mean_group_size: float | None = None
     rollouts: int = 0
     rollouts_total: int = 0
     rollouts_saved: int = 0
     evaluation_rollouts: int = 0
+    cancelled: int = 0
+    without_signal: int = 0
     tokens: int = 0
     tokens_total: int = 0
     prior_squared_error: float | None = None
@@ -85,6 +101,14 @@ class StepMetrics(BaseModel):
     kl: float | None = None
     entropy: float | None = None
     mismatch: float | None = None
+    skipped: int = 0
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    staleness_mean: float | None = None
+    staleness_max: int | None = None
+    drawing_s: float = 0.0
+    allocator_s: float = 0.0
+    replayed: bool = False
     seconds: dict[str, float] = {}
     degraded: bool = False
     fallback: bool = False

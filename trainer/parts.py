@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollout_budget.client import AllocatorClient, LocalAllocator, PriorClient, ResilientAllocator
+from rollout_budget.client import AllocatorClient, PriorClient, RecordedAllocator, ResilientAllocator
 from rollout_budget.client.base import Allocator
 from rollout_budget.wire import EvidenceRequest, EvidenceRow, PriorModel, Prompt, ValuesAnswer, ValuesRequest
 from trainer import rewards, tasks
@@ -20,10 +20,9 @@ from trainer.errors import ConfigError
 from trainer.learner.fsdp import device_kind
 from trainer.metrics import Listener, Noticed
 from trainer.rollouts.inprocess import InProcessGenerator
-from trainer.rollouts.pool import ServerPool
-from trainer.rollouts.vllm import VllmServer
+from trainer.runs import ALLOCATOR_FILE
 from trainer.types import Generator, Task, Verifier, WeightPublisher
-from trainer.weights.filesystem import FilesystemPublisher
+from trainer.weights.backends import served
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +81,14 @@ def _generation(config: Config) -> tuple[Generator, WeightPublisher]:
     if not config.rollouts.urls:
         local = InProcessGenerator(device=device_kind(config.learner.device), keep=config.weights.keep)
         return local, local
-    settings = config.rollouts
-    servers = [
-        VllmServer(url, run=config.run.id, prompts_per_call=settings.prompts_per_call, calls=settings.calls_per_server)
-        for url in settings.urls
-    ]
-    pool = ServerPool(servers)
-    return pool, FilesystemPublisher(pool, keep=config.weights.keep)
+    return served(config)
 
 
 async def _allocator(config: Config, tell: Listener, stack: AsyncExitStack) -> Allocator:
     settings = config.allocator
     if settings.url is None:
-        return LocalAllocator(priors=await _priors(config, stack))
+        record = config.run.output_dir / config.run.id / ALLOCATOR_FILE
+        return await RecordedAllocator.restored(record, priors=await _priors(config, stack))
     key = _key("allocator.key_file", settings.key_file)
     client = await stack.enter_async_context(AllocatorClient(settings.url, key))
     return ResilientAllocator(client, notify=lambda notice: tell(Noticed(f"allocator {notice.kind}: {notice.detail}")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.waves import StepStats
+from trainer.groups import StepStats
 
 
 @dataclass(slots=True)

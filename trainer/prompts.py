@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import Config
+from trainer.errors import ConfigError
 from trainer.types import Problem
 
 EXPECTED_AUTO = 4
@@ -25,27 +26,43 @@ class PromptSampler:
 
     def __init__(self, pool: Sequence[Problem], *, seed: int) -> None:
         self._pool = pool
+        self._place = {problem.key: index for index, problem in enumerate(pool)}
         self._seed = seed
         self._epoch = 0
         self._position = 0
         self._owed: list[int] = []
         self._order = self._shuffled()
 
-    def take(self, count: int) -> list[Problem]:
-        """Return the next `count` problems, at most the whole pool.
+    def take(self, count: int, without: Collection[str] = ()) -> list[Problem]:
+        """Return the next `count` problems, at most the whole pool, none of whose keys is in `without`.
 
         Where the next epoch brings a problem that this step has already, it comes first in the next step instead.
         """
+        present = {self._place[key] for key in without}
         chosen: dict[int, None] = {}
         waiting, owed = self._owed, []
-        while len(chosen) < min(count, len(self._pool)):
+        while len(chosen) < min(count, len(self._pool) - len(present)):
             index = waiting.pop(0) if waiting else self._next()
-            if index in chosen:
+            if index in chosen or index in present:
                 owed.append(index)
             else:
                 chosen[index] = None
         self._owed = owed + waiting
         return [self._pool[index] for index in chosen]
+
+    def give_back(self, problems: Sequence[Problem]) -> None:
+        """Deal problems that were taken in vain once more, first of all in the next step."""
+        self._owed = [self._place[problem.key] for problem in problems] + self._owed
+
+    def named(self, keys: Sequence[str]) -> list[Problem]:
+        """Return problems by their keys.
+
+        Raises:
+            ConfigError: the pool holds one no more.
+        """
+        if gone := next((key for key in keys if key not in self._place), None):
+            raise ConfigError(f"the run has rollouts of problem {gone!r}, which the task has no more: it was changed")
+        return [self._pool[self._place[key]] for key in keys]
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as JSON."""

@@ -1,7 +1,7 @@
 """A run's identity: its folder, its declaration to the allocator, and whether a configuration is that of an earlier attempt.
 
-Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `attempt`,
-`drawn`, `declared.json`.
+Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `rollouts/`,
+`starts`, `attempt`, `declared.json`, and `allocator.jsonl` where the allocator is in this process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from trainer.metrics import CONFIG_FILE, read_config
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
+ROLLOUTS = "rollouts"
 ATTEMPT_FILE = "attempt"
-DRAWN_FILE = "drawn"
+STARTS_FILE = "starts"
+ALLOCATOR_FILE = "allocator.jsonl"
 DECLARED_FILE = "declared.json"
 FIXED = ("task", "policy", "allocator")
 """Sections that must stay as they were when a run goes on: with others it would be another run under the same name."""
@@ -37,11 +39,16 @@ def prepare(config: Config) -> Path:
     """
     name = config.run.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     directory = config.run.output_dir / name
-    if (directory / ATTEMPT_FILE).is_file():
+    if has_begun(directory):
         _require_same(read_config(directory), config, directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / CONFIG_FILE, config.model_dump_json(indent=1))
     return directory
+
+
+def has_begun(directory: Path) -> bool:
+    """Return whether anything was drawn or saved under a run's name: before, its settings bind nobody."""
+    return any((directory / ROLLOUTS).glob("step-*")) or any((directory / CHECKPOINTS).glob("step-*"))
 
 
 def named(config: Config, name: str) -> Config:
@@ -49,23 +56,33 @@ def named(config: Config, name: str) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update={"id": name})})
 
 
-def next_attempt(directory: Path) -> int:
-    """Return the number of this attempt, from 0: part of every group's id, so that a killed step is drawn anew."""
-    path = directory / ATTEMPT_FILE
-    attempt = int(path.read_text(encoding="utf-8")) + 1 if path.is_file() else 0
-    write_atomically(path, str(attempt))
-    return attempt
+def next_start(directory: Path) -> int:
+    """Count another start of a run, from 0: part of the names of the weights that it publishes from now on."""
+    return _count(directory / STARTS_FILE)
 
 
-def note_drawn(directory: Path, rollouts: int) -> None:
-    """Remember how many rollouts the run has drawn, as soon as they are: an allocator in this process forgets them."""
-    write_atomically(directory / DRAWN_FILE, str(rollouts))
-
-
-def noted_drawn(directory: Path) -> int:
-    """Return how many rollouts all attempts so far have drawn."""
-    path = directory / DRAWN_FILE
+def starts_of(directory: Path) -> int:
+    """Return the number of the start under way, 0 where there was none."""
+    path = directory / STARTS_FILE
     return int(path.read_text(encoding="utf-8")) if path.is_file() else 0
+
+
+def attempt_for(directory: Path, *, lost: bool) -> int:
+    """Return the attempt as which new groups are opened, from 0.
+
+    Groups whose rollouts are on record are opened again as they were. Where records are `lost`, another attempt begins:
+    the allocator knows groups of those steps, whose outcomes nobody else knows any more.
+    """
+    path = directory / ATTEMPT_FILE
+    if lost or not path.is_file():
+        return _count(path)
+    return int(path.read_text(encoding="utf-8"))
+
+
+def _count(path: Path) -> int:
+    number = int(path.read_text(encoding="utf-8")) + 1 if path.is_file() else 0
+    write_atomically(path, str(number))
+    return number
 
 
 def run_spec(config: Config, directory: Path) -> RunSpec:
@@ -88,24 +105,15 @@ def run_spec(config: Config, directory: Path) -> RunSpec:
     )
 
 
-async def declare(allocator: Allocator, config: Config, directory: Path, *, used: int, done: int) -> Run:
+async def declare(allocator: Allocator, config: Config, directory: Path) -> Run:
     """Tell the allocator of the run, and return what it knows of it.
 
-    A service is told on every attempt what it was told on the first, then what changed.
-
-    Args:
-        allocator: a service, which remembers, or one in this process, which was born with this attempt.
-        config: the settings.
-        directory: the run's folder.
-        used: rollouts of earlier attempts, which an allocator in this process knows nothing of.
-        done: steps of earlier attempts; it knows nothing of these either, and paces over the rest.
+    It is told on every attempt what it was told on the first, then what changed.
 
     Raises:
         ConfigError: the service does not accept the key.
     """
     spec = run_spec(config, directory)
-    if config.allocator.url is None:
-        return await allocator.create_run(_rest(spec, used, done))
     path = directory / DECLARED_FILE
     first = RunSpec.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else spec
     write_atomically(path, first.model_dump_json(indent=1))
@@ -116,14 +124,6 @@ async def declare(allocator: Allocator, config: Config, directory: Path, *, used
     if spec.limits != run.spec.limits:
         return await allocator.patch_run(directory.name, RunPatch(limits=spec.limits))
     return run
-
-
-def _rest(spec: RunSpec, used: int, done: int) -> RunSpec:
-    """Return the run without the rollouts and the steps of earlier attempts."""
-    limit, pacing = spec.limits.rollouts, spec.pacing
-    left = spec.limits if limit is None else RunLimits(rollouts=max(0, limit - used))
-    paced = None if pacing is None else PacingSettings(steps=max(1, pacing.steps - done))
-    return spec.model_copy(update={"limits": left, "pacing": paced})
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from rollout_budget.engine import HistoryPrior
 from rollout_budget.engine.ports import PriorSource
 from rollout_budget.errors import InvalidInput, ServiceError, Unavailable
 from rollout_budget.ledger.memory import Clock, steady_clock
+from rollout_budget.lines import append_line, read_lines
 from rollout_budget.wire import (
     CloseAnswer,
     CloseRequest,
@@ -101,7 +102,7 @@ class RecordedAllocator(LocalAllocator):
             InvalidInput: the file is no such record.
         """
         allocator = cls(path, team, priors, limits, clock)
-        await allocator._replay(_whole_lines(path))
+        await allocator._replay(read_lines(path))
         return allocator
 
     async def create_run(self, spec: RunSpec) -> Run:
@@ -150,8 +151,7 @@ class RecordedAllocator(LocalAllocator):
                 line["body"] = body.model_dump(mode="json", exclude_unset=True)
             if heard := _heard.get():
                 line["values"] = [item if isinstance(item, str) else item.model_dump(mode="json") for item in heard]
-            with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line) + "\n")
+            append_line(self._path, line)
         _heard.set(None)
         return answer
 
@@ -175,17 +175,6 @@ class RecordedAllocator(LocalAllocator):
         self._replaying, self._source.say, self._clock.at = False, None, None
         while await self._engine.deliver_evidence():
             pass
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file; what was not finished is taken out of it."""
-    if not path.is_file():
-        return []
-    *lines, rest = path.read_bytes().split(b"\n")
-    if rest:
-        with path.open("r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in lines))
-    return lines
 
 
 class _Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rollout_budget.client import Breaker, LocalAllocator, ResilientAllocator
+from rollout_budget.client import Breaker, LocalAllocator, RecordedAllocator, ResilientAllocator
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import OpenAnswer, OpenRequest
 from tests.trainer.tiny import SHAPE, make_policy
@@ -21,7 +22,7 @@ from trainer.errors import ConfigError, GenerationFailed, WeightUpdateFailed
 from trainer.learner.batch import Row
 from trainer.learner.learner import Learner, StepStatistics
 from trainer.loop import run_training
-from trainer.metrics import Event, Listener, Noticed, Phase, Started, Stepped, Summary, read_metrics
+from trainer.metrics import Event, Listener, Noticed, Phase, Started, StepMetrics, Stepped, Summary, read_metrics
 from trainer.parts import Parts
 from trainer.rollouts.inprocess import InProcessGenerator
 from trainer.types import Sample, Sampling
@@ -116,9 +117,9 @@ def test_a_loss_over_first_waves_has_their_tokens_only(
     learned: list[int] = []
     step = Learner.step
 
-    def watched(learner: Learner, batch: Sequence[Row]) -> StepStatistics:
+    def watched(learner: Learner, batch: Sequence[Row], version: int | None = None) -> StepStatistics:
         learned.append(len(batch))
-        return step(learner, batch)
+        return step(learner, batch, version)
 
     monkeypatch.setattr(Learner, "step", watched)
     rules = ("allocator.advantage_samples=first_wave", "allocator.k_init=2", "allocator.k_max=4", "allocator.price=0")
@@ -184,56 +185,112 @@ class _Raw(InProcessGenerator):
         return await super().generate(prompt_ids, count=count, sampling=plain, version=version, seed=seed)
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, cache: Path) -> None:
-    """Killed in the middle of step 3 and resumed, with a raised limit: the same steps before, no line twice (G24).
+KILLED = ("run.steps=4", "checkpoint.every=2", "allocator.price=0", "allocator.k_max=4")
+TOLD = {"accuracy", "rollouts", "loss", "grad_norm", "kl", "held_out_accuracy", "rollouts_total", "mean_group_size"}
 
-    What the killed attempt drew in step 3 stays out: the resumed step draws its own, in groups of a new attempt.
+
+@pytest.mark.parametrize("calls", [1, 4, 6, 8])
+def test_g24_a_run_killed_among_rollouts_goes_on_as_if_it_had_not_been(tmp_path: Path, cache: Path, calls: int) -> None:
+    """Killed at a call of step 3, checkpoint at 2: the curve is that of an uninterrupted run, no rollout drawn twice.
+
+    Only what was on its way to the killed process is drawn again; it is the same, and was never booked.
     """
-    changes = ("run.steps=4", "checkpoint.every=2", "allocator.url=http://a.service.that.remembers")
     whole = Wiring()
-    expected = read_metrics(whole.train(tmp_path / "whole", cache, *changes).directory)
+    expected = whole.train(tmp_path / "whole", cache, *KILLED)
     interrupted = Wiring()
-    generators = iter([_Dying(), InProcessGenerator()])
+    generators = iter([_Dying(calls), InProcessGenerator()])
     interrupted.make_generator = lambda: next(generators)  # type: ignore[method-assign] # one that dies, one that does not
     with pytest.raises(_Killed):
-        interrupted.train(tmp_path / "killed", cache, *changes)
+        interrupted.train(tmp_path / "killed", cache, *KILLED)
     interrupted.told.clear()
-    summary = interrupted.train(tmp_path / "killed", cache, *changes, "run.rollouts=999")
-    ledger = interrupted.ledger.sync().get_run("run")
-    assert ledger.usage.committed == summary.rollouts
-    assert ledger.spec.limits.rollouts == 999
-    assert interrupted.told[0] == Started(summary.directory, summary.method, 2, expected[2].rollouts_total)
-    rows = read_metrics(summary.directory)
-    assert [row.step for row in rows] == [0, 1, 2, 3, 4]
-    told = {"accuracy", "rollouts", "loss", "grad_norm", "held_out_accuracy", "rollouts_total"}
-    assert [row.model_dump(include=told) for row in rows[:3]] == [row.model_dump(include=told) for row in expected[:3]]
-    assert summary.rollouts == rows[-1].rollouts_total == sum(row.rollouts for row in rows)
+    summary = interrupted.train(tmp_path / "killed", cache, *KILLED)
+    assert interrupted.told[0] == Started(summary.directory, summary.method, 2, _row(expected, 2).rollouts_total)
+    assert _curve(summary) == _curve(expected)
+    assert _weights(summary) == _weights(expected)
+    ledger = interrupted.ledger.sync().get_run("run").usage
+    assert (ledger.committed, ledger.overage, ledger.reserved) == (summary.rollouts, 0, 0)
+    assert not any(isinstance(event, Noticed) and "not learned from" in event.text for event in interrupted.told)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_g24_a_run_killed_after_a_step_learns_from_it_again(tmp_path: Path, cache: Path, step: int) -> None:
+    """Killed with steps that no checkpoint holds: their rollouts are learned from again, and none is drawn again."""
+    expected = Wiring().train(tmp_path / "whole", cache, *KILLED, "checkpoint.every=4")
+    killed = Wiring()
+    killed.told = _Hearing(lambda event: _kill_after(event, step))
+    with pytest.raises(_Killed):
+        killed.train(tmp_path / "killed", cache, *KILLED, "checkpoint.every=4")
+    killed.told = []
+    summary = killed.train(tmp_path / "killed", cache, *KILLED, "checkpoint.every=4")
+    assert _curve(summary) == _curve(expected)
+    assert _weights(summary) == _weights(expected)
+    drawn = sum(generator.counts.samples for generator in killed.generators)
+    assert drawn == summary.rollouts + summary.evaluation_rollouts
+    assert [row.replayed for row in read_metrics(summary.directory)[1:]] == [place < step for place in range(4)]
+
+
+def test_g24_without_a_service_the_ledger_is_in_the_runs_folder(tmp_path: Path, cache: Path) -> None:
+    """A run with its allocator in this process goes on with the same ledger and the same record of its prior."""
+    changes = [*KILLED, f"run.output_dir={tmp_path}", f"run.cache_dir={cache}", "run.id=run"]
+    whole = run_training(load(None, [*TINY, *changes, f"run.output_dir={tmp_path / 'whole'}"]))
+    assert whole is not None
+    with pytest.raises(_Killed):
+        run_training(load(None, [*TINY, *changes]), on_event=lambda event: _kill_after(event, 3))
+    summary = run_training(load(None, [*TINY, *changes]))
+    assert summary is not None
+    assert _curve(summary) == _curve(whole)
+    ledger = asyncio.run(RecordedAllocator.restored(tmp_path / "run" / "allocator.jsonl")).sync().get_run("run")
+    assert (ledger.usage.committed, ledger.usage.overage, ledger.usage.reserved) == (summary.rollouts, 0, 0)
+    assert ledger.status == "finished"
+
+
+def test_rollouts_whose_record_is_lost_stay_booked(tmp_path: Path, cache: Path) -> None:
+    """Somebody removes the record of step 3: it is drawn anew under a new attempt, and the run says what that cost."""
+    changes = ["run.steps=4", "checkpoint.every=2", "evaluation.every=0"]
+    killed = Wiring()
+    killed.told = _Hearing(lambda event: _kill_after(event, 3))
+    with pytest.raises(_Killed):
+        killed.train(tmp_path, cache, *changes)
+    (tmp_path / "run" / "rollouts" / "step-3.jsonl").unlink()
+    lost = killed.ledger.sync().get_run("run").usage.committed - _checkpointed(tmp_path / "run")
+    killed.told = []
+    summary = killed.train(tmp_path, cache, *changes)
+    assert Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from.") in killed.told
+    drawn = sum(generator.counts.samples for generator in killed.generators)
+    assert (
+        summary.rollouts == drawn - summary.evaluation_rollouts == killed.ledger.sync().get_run("run").usage.committed
+    )
     assert (summary.directory / "attempt").read_text() == "1"
 
 
-@pytest.mark.parametrize("remembers", [True, False])
-def test_rollouts_after_the_last_checkpoint_stay_booked(tmp_path: Path, cache: Path, *, remembers: bool) -> None:
-    """Step 3 is closed, then the run is killed: drawn again after the restart, it costs its rollouts twice (G24)."""
-    changes = ["run.rollouts=40", "checkpoint.every=2", "evaluation.every=0"]
-    changes += ["allocator.url=http://a.service.that.remembers"] if remembers else []
-    killed = Wiring()
-
-    def kill(event: Event) -> None:
-        if isinstance(event, Stepped) and event.metrics.step == 3:
-            raise _Killed
-
-    killed.told = _Hearing(kill)
+def test_limits_may_be_raised_when_a_run_goes_on(tmp_path: Path, cache: Path) -> None:
+    """A run that has used its limit goes on with a larger one."""
+    wiring = Wiring()
+    wiring.told = _Hearing(lambda event: _kill_after(event, 1))
     with pytest.raises(_Killed):
-        killed.train(tmp_path, cache, *changes)
-    lost = killed.ledger.sync().get_run("run").usage.committed - _checkpointed(tmp_path / "run")
-    again = Wiring()
-    if remembers:
-        again.allocator = again.ledger = killed.ledger
-    summary = again.train(tmp_path, cache, *changes)
-    assert Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from.") in again.told
-    drawn = sum(generator.counts.samples for wiring in (killed, again) for generator in wiring.generators)
-    assert summary.rollouts == drawn - summary.evaluation_rollouts == 40
-    assert summary.rollouts_saved == 16 * sum(row.groups for row in read_metrics(summary.directory)) - 40
+        wiring.train(tmp_path, cache, "run.rollouts=40")
+    wiring.told = []
+    summary = wiring.train(tmp_path, cache, "run.rollouts=50")
+    assert wiring.ledger.sync().get_run("run").spec.limits.rollouts == summary.rollouts == 50
+
+
+def _kill_after(event: Event, step: int) -> None:
+    if isinstance(event, Stepped) and event.metrics.step == step:
+        raise _Killed
+
+
+def _row(summary: Summary, step: int) -> StepMetrics:
+    return next(row for row in read_metrics(summary.directory) if row.step == step)
+
+
+def _curve(summary: Summary) -> list[dict[str, Any]]:
+    """Return everything about a run's steps that does not depend on the clock."""
+    return [row.model_dump(include=TOLD) for row in read_metrics(summary.directory)]
+
+
+def _weights(summary: Summary) -> bytes:
+    """Return the final weights."""
+    return (summary.directory / "weights" / f"v{summary.steps}" / "model.safetensors").read_bytes()
 
 
 def _checkpointed(directory: Path) -> int:
@@ -272,15 +329,17 @@ class _Killed(Exception):
 
 
 class _Dying(InProcessGenerator):
-    """Ends its process with the eighth call under version 2: after the held-out problems, in the midst of step 3."""
+    """Ends its process with the given call of step 3, the held-out problems of version 2 not counted."""
 
-    calls_left = 8
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self._calls_left = calls + 6
 
     async def generate(
         self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
     ) -> list[Sample]:
-        self.calls_left -= version == 2
-        if self.calls_left == 0:
+        self._calls_left -= version == 2
+        if self._calls_left == 0:
             raise _Killed
         return await super().generate(prompt_ids, count=count, sampling=sampling, version=version, seed=seed)
 
@@ -301,7 +360,7 @@ def test_a_trainer_is_not_stopped_by_its_allocator(tmp_path: Path, cache: Path) 
     wiring.allocator = ResilientAllocator(service, breaker=Breaker(probe_after_s=0.0))
 
     def break_and_mend(event: Event) -> None:
-        if isinstance(event, Phase) and event.name == "rollouts":
+        if isinstance(event, Phase) and event.name == "publishing":
             service.away = event.step in {1, 2}
 
     wiring.told = _Hearing(break_and_mend)
@@ -358,7 +417,7 @@ def test_a_run_whose_generators_are_lost_says_how_to_go_on(tmp_path: Path, cache
     with pytest.MonkeyPatch.context() as patch:
 
         def mute(event: Event) -> None:
-            if event == Phase(1, "rollouts"):
+            if event == Phase(1, "publishing"):
                 patch.setattr(InProcessGenerator, "generate", _Mute.generate)
 
         wiring.told = _Hearing(mute)

@@ -25,21 +25,20 @@ async def test_a_wrong_key_is_told_with_its_file(tmp_path: Path) -> None:
     config = load(None, ["allocator.url=http://allocator.test", "allocator.key_file=my.key"])
     (tmp_path / "run").mkdir()
     with pytest.raises(ConfigError, match=r"^allocator\.key_file = 'my\.key': unknown key for run$"):
-        await declare(ResilientAllocator(_Closed(), notify=said.append), config, tmp_path / "run", used=0, done=0)
+        await declare(ResilientAllocator(_Closed(), notify=said.append), config, tmp_path / "run")
     assert said == []
 
 
-async def test_a_paced_run_names_no_price_and_goes_on_with_what_is_left(tmp_path: Path) -> None:
-    """A price by hand would win over pacing; an allocator in this process forgets earlier attempts, steps included."""
+async def test_a_run_is_declared_as_at_first_and_then_changed(tmp_path: Path) -> None:
+    """A price by hand would win over pacing; a raised limit is a change of the run, not another run."""
+    (tmp_path / "run").mkdir()
     paced = ["allocator.pacing_steps=50", "rollouts.prompts_per_step=4", "run.rollouts=900"]
-    first, later = [
-        (await declare(LocalAllocator(), load(None, paced), tmp_path / "run", used=used, done=done)).spec
-        for used, done in ((0, 0), (300, 20))
-    ]
+    allocator = LocalAllocator()
+    first = (await declare(allocator, load(None, paced), tmp_path / "run")).spec
     assert first == run_spec(load(None, paced), tmp_path / "run")
-    assert first.price is later.price is None
-    assert first.pacing == PacingSettings(steps=50)
-    assert (later.pacing, later.limits.rollouts) == (PacingSettings(steps=30), 600)
+    assert (first.price, first.pacing) == (None, PacingSettings(steps=50))
+    later = (await declare(allocator, load(None, [*paced, "run.rollouts=1200"]), tmp_path / "run")).spec
+    assert (later.pacing, later.limits.rollouts) == (PacingSettings(steps=50), 1200)
 
 
 def test_a_run_with_a_price_is_not_paced(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from rollout_budget.wire import CloseRequest, ObserveAnswer, ObserveRequest, Run
 from trainer.errors import GenerationFailed
 from trainer.rewards import ExactVerifier
 from trainer.types import Problem, Sample, Sampling
-from trainer.waves import Collector, group_id, wave_seed
+from trainer.groups import group_id, wave_seed
+from trainer.waves import Collector
 
 
 class Scripted:
