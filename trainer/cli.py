@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rollout_budget.errors import RolloutBudgetError
-from trainer.config import DEFAULTS_FILE, Config, load
+from trainer.config import DEFAULTS_FILE, Config, load, recipes
 from trainer.errors import ConfigError, TrainerError
 
 DEMO_FILE = DEFAULTS_FILE.with_name("demo.toml")
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Train a policy on verifiable rewards, spending rollouts where they are worth most.
 
-    * `config` prints every setting with its default and its reason.
+    * `config` prints every setting with its default and its reason, `recipes` the methods that --recipe takes.
     * `train` runs a training; services that are not given by URL run in this process.
     * `launch` first starts prior service, allocator and vLLM where they are not given by URL, then trains.
     * `demo` trains the same small task twice, budgeted and GRPO, and compares.
@@ -35,6 +35,9 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file; `python -m trainer config` prints a template.")]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="A method's settings under those of the file; see `recipes`.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="SECTION.FIELD=VALUE", help="Change one setting; may be repeated."),
@@ -47,15 +50,22 @@ def config() -> None:
     typer.echo(DEFAULTS_FILE.read_text(encoding="utf-8"), nl=False)
 
 
+@app.command("recipes")
+def list_recipes() -> None:
+    """List the methods that --recipe takes, with what each does; `recipes/NAME.toml` beside this file has its settings."""
+    for name, text in recipes().items():
+        typer.echo(f"{name}\n    {text}")
+
+
 @app.command()
-def train(config_file: ConfigFile = None, overrides: Overrides = None) -> None:
+def train(config_file: ConfigFile = None, recipe: Recipe = None, overrides: Overrides = None) -> None:
     """Train a policy; the same `run.id` goes on from its last checkpoint.
 
     With torchrun, every process runs this command and shares the learning:
 
         torchrun --nproc-per-node 2 -m trainer train my.toml
     """
-    settings = read(config_file, overrides)
+    settings = read(config_file, overrides, recipe)
     from trainer.loop import run_training  # noqa: PLC0415 - needs torch
 
     with told():
@@ -67,6 +77,7 @@ def train(config_file: ConfigFile = None, overrides: Overrides = None) -> None:
 @app.command()
 def launch(
     config_file: ConfigFile = None,
+    recipe: Recipe = None,
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option("--nproc", min=1, help="Ranks of the learner on this machine.")] = 1,
 ) -> None:
@@ -74,7 +85,7 @@ def launch(
 
     Their data and logs are kept in the folder `servers` of run.output_dir.
     """
-    settings = read(config_file, overrides)
+    settings = read(config_file, overrides, recipe)
     from trainer import launch as launching  # noqa: PLC0415 - needs torch
     from trainer.loop import run_training  # noqa: PLC0415 - needs torch
     from trainer.policy import ensure_policy  # noqa: PLC0415 - needs torch
@@ -85,6 +96,7 @@ def launch(
             if processes > 1:
                 arguments = [
                     *([str(config_file)] if config_file else []),
+                    *([f"--recipe={recipe}"] if recipe else []),
                     *(f"--set={item}" for item in overrides or ()),
                 ]
                 launching.train_on(stage.config, arguments, processes)
@@ -142,10 +154,10 @@ def report(
     typer.echo(f"written: {page}")
 
 
-def read(config_file: Path | None, overrides: list[str] | None) -> Config:
+def read(config_file: Path | None, overrides: list[str] | None, recipe: str | None = None) -> Config:
     """Return the checked configuration, or end the process with one line that says what is wrong."""
     with told():
-        return load(config_file, overrides or ())
+        return load(config_file, overrides or (), recipe)
 
 
 class told:  # noqa: N801 - reads as a statement: `with told():`

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from trainer.config import DEFAULTS_FILE, Config, load, parse
+from trainer.config import DEFAULTS_FILE, Config, load, parse, recipes
 from trainer.errors import ConfigError
 
 
@@ -139,3 +139,39 @@ def test_the_command_line_needs_no_torch() -> None:
         "sys.exit(f'imported {bad}' if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_recipe_lies_under_the_file_and_overrides_over_both(tmp_path: Path) -> None:
+    """Each layer changes what it names and nothing else."""
+    path = tmp_path / "run.toml"
+    path.write_text("[allocator]\nk_max = 8\nk_init = 8\n")
+    config = load(path, ["learner.lr=1e-3"], "grpo")
+    assert (config.allocator.estimator, config.allocator.k_max) == ("group_mean", 8)
+    assert (config.learner.advantage_scale, config.learner.lr) == ("group_std", 1e-3)
+    assert config.rollouts == Config().rollouts
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_is_a_method_of_its_own(name: str) -> None:
+    """It can be read, says what it is, and differs from all others in what decides about rollouts or their advantages."""
+    config = load(recipe=name)
+    assert len(recipes()[name]) > 60
+    others = [load(recipe=other) for other in recipes() if other != name]
+    assert all(
+        (config.allocator, config.rollouts, config.learner) != (o.allocator, o.rollouts, o.learner) for o in others
+    )
+    assert config.run.name
+
+
+def test_our_recipe_is_the_default() -> None:
+    """Who names no recipe gets it."""
+    ours = load(recipe="rollout_budget")
+    assert ours.model_copy(update={"run": Config().run}) == Config()
+
+
+def test_a_recipe_that_is_not_there_is_told_with_its_neighbours() -> None:
+    """The nearest name, or all."""
+    with pytest.raises(ConfigError, match="did you mean grpo"):
+        load(recipe="gpro")
+    with pytest.raises(ConfigError, match="there are dapo, dr_grpo"):
+        load(recipe="xyz")

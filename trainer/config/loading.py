@@ -14,19 +14,34 @@ from pydantic import BaseModel, ValidationError
 from trainer.config.sections import Config
 from trainer.errors import ConfigError
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""One TOML file a method: what it changes of the defaults, so that a comparison is one flag."""
 
-def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file over the defaults and overrides over both.
+
+def recipes() -> dict[str, str]:
+    """Return the methods by name, each with the first sentence of its file."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.toml")):
+        comment = [line.removeprefix("#").strip() for line in path.read_text().split("\n[", 1)[0].splitlines()]
+        found[path.stem] = " ".join(comment)
+    return found
+
+
+def load(path: Path | str | None = None, overrides: Sequence[str] = (), recipe: str | None = None) -> Config:
+    """Read a recipe over the defaults, a TOML file over it and overrides over all.
 
     Args:
         path: a TOML file; None takes the defaults.
         overrides: `section.field=value` with a TOML value (`learner.lr=1e-3`, `task.arithmetic.levels=[1, 2]`); what is no TOML
             value is taken as a string.
+        recipe: name of a method (`recipes`); None takes the defaults, which are this project's own.
 
     Raises:
         ConfigError: in one line, which field cannot be used and what to write instead.
     """
-    data: dict[str, Any] = {} if path is None else _read(Path(path))
+    data = {} if recipe is None else _recipe(recipe)
+    if path is not None:
+        data = _over(data, _read(Path(path)))
     for override in overrides:
         _apply(data, override)
     return parse(data)
@@ -54,6 +69,24 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     return data
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    known = recipes()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        raise ConfigError(f"recipe {name!r}: there is none of that name; {hint}")
+    return _read(RECIPES / f"{name}.toml")
+
+
+def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with others on top."""
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

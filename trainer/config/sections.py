@@ -160,6 +160,17 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scaled_by_its_own(self) -> Config:
+        own = ("group_mean", "leave_one_out")
+        if self.learner.advantage_scale == "group_std" and self.allocator.estimator not in own:
+            raise ValueError(
+                'learner.advantage_scale = "group_std" needs a baseline from the group itself (allocator.estimator '
+                f"{' or '.join(own)}): with {self.allocator.estimator} it would blow up what groups with near-equal "
+                'outcomes say; use "batch_std" or "none"'
+            )
+        return self
+
     @property
     def method(self) -> str:
         """Name of the run's method in tables and plots: `run.name`, or estimator, rule and group sizes."""

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import PositiveInt, Section
+from trainer.config.base import PositiveFloat, PositiveInt, Section
+from trainer.rewards.workers import Limits
 
 
 class GeneratedSection(Section):
@@ -59,20 +60,47 @@ class JsonlSection(Section):
     verifier: Literal["math", "exact"] = "math"
 
 
+class HuggingFaceSection(Section):
+    """Sets of the Hugging Face hub by name, or from local folders (`trainer.tasks.huggingface`)."""
+
+    dataset: str = ""
+    path: str | None = None
+    subset: str | None = None
+    split: str | None = None
+    held_out_dataset: str | None = None
+    held_out_path: str | None = None
+    held_out_split: str | None = None
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    prompt_field: str | None = None
+    answer_field: str | None = None
+    answer_form: Literal["plain", "after_hashes", "boxed"] | None = None
+    key_field: str | None = None
+    level_field: str | None = None
+    template: str | None = None
+    verifier: Literal["math", "exact"] = "math"
+
+
 class TaskSection(Section):
     """What is learned; only the section of the named task is read."""
 
-    name: Literal["arithmetic", "modular", "countdown", "sorting", "jsonl"] = "arithmetic"
+    name: Literal["arithmetic", "modular", "countdown", "sorting", "jsonl", "huggingface"] = "arithmetic"
+    reward: Annotated[str, Field(pattern=r"^.+:\w+$")] | None = None
+    reward_timeout_s: PositiveFloat = 5.0
+    reward_memory_mb: Annotated[int, Field(ge=256)] = 2048
+    reward_workers: PositiveInt = 2
     arithmetic: ArithmeticSection = ArithmeticSection()
     modular: ModularSection = ModularSection()
     countdown: CountdownSection = CountdownSection()
     sorting: SortingSection = SortingSection()
     jsonl: JsonlSection = JsonlSection()
+    huggingface: HuggingFaceSection = HuggingFaceSection()
 
     @model_validator(mode="after")
     def _has_data(self) -> TaskSection:
         if self.name == "jsonl" and not self.jsonl.path:
             raise ValueError('name = "jsonl" needs task.jsonl.path, a file of JSON lines with prompt and answer')
+        if self.name == "huggingface" and not self.huggingface.dataset:
+            raise ValueError('name = "huggingface" needs task.huggingface.dataset, such as "gsm8k" or a local folder')
         return self
 
     @property
@@ -82,10 +110,20 @@ class TaskSection(Section):
 
     @property
     def verifier(self) -> str:
-        """Name of the verifier, as `trainer.rewards.get` takes it."""
-        return self._named.verifier
+        """Name of the verifier, or import path of the user's reward function, as `trainer.rewards.get` takes it."""
+        return self.reward or self._named.verifier
 
     @property
-    def _named(self) -> GeneratedSection | JsonlSection:
-        section: GeneratedSection | JsonlSection = getattr(self, self.name)
+    def limits(self) -> Limits:
+        """Bounds of the processes that run the user's reward function, as `trainer.rewards.get` takes them."""
+        return Limits(self.reward_workers, self.reward_timeout_s, self.reward_memory_mb * 2**20)
+
+    @property
+    def held_out_size(self) -> int | None:
+        """How many held-out problems a generated task has; None where only its data tell."""
+        return self._named.held_out_size if isinstance(self._named, GeneratedSection) else None
+
+    @property
+    def _named(self) -> GeneratedSection | JsonlSection | HuggingFaceSection:
+        section: GeneratedSection | JsonlSection | HuggingFaceSection = getattr(self, self.name)
         return section
