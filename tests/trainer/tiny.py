@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +69,33 @@ def learn_alone(policy: Path, rows: int, settings: Mapping[str, Any], out: Path)
 
 def learn_on_ranks(ranks: int, policy: Path, rows: int, settings: Mapping[str, Any], out: Path) -> Path:
     """Learn in as many processes and return the folder of the result."""
+    on_ranks(ranks, learn, policy, rows, dict(settings), out)
+    return out / "v3"
+
+
+def on_ranks(ranks: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Call a module's function in as many processes, each with its `World` as the last argument.
+
+    They are forked from a server that has imported torch and transformers once, before any thread was started in it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    work = (policy, rows, dict(settings), out)
-    processes = [context.Process(target=_rank, args=(rank, ranks, port, work)) for rank in range(ranks)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.trainer.tiny"])
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, port, work, arguments), daemon=True) for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(TIMEOUT_S)
     assert [process.exitcode for process in processes] == [0] * ranks
-    return out / "v3"
 
 
-def _rank(rank: int, ranks: int, port: int, work: tuple[Path, int, dict[str, Any], Path]) -> None:
+def _rank(rank: int, ranks: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     with world("cpu", timeout_s=TIMEOUT_S) as where:
-        learn(*work, where)
+        work(*arguments, where)

@@ -6,6 +6,8 @@ folder. Adapters start as a change of nothing (B = 0, LoRA, arXiv 2106.09685), d
 
 from __future__ import annotations
 
+import copy
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -41,8 +43,9 @@ def with_adapters(model: PreTrainedModel, settings: LoraSection, *, start: Path,
     peft = _peft()
     targets = settings.targets if settings.targets == ALL_LINEAR else settings.targets.replace(" ", "").split(",")
     config = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is on its way out
         try:
             adapted = peft.get_peft_model(model, config)
         except ValueError as error:
@@ -68,7 +71,6 @@ def export_adapters(model: PreTrainedModel, where: World, *, root: Path, version
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     state = get_model_state_dict(model, options=options)
     if where.leads:
-        config = cast("Any", model).peft_config["default"]
         named = _peft().get_peft_model_state_dict(model, state_dict=state)
         with export_directory(root, version) as directory:
             save_file(
@@ -76,11 +78,17 @@ def export_adapters(model: PreTrainedModel, where: World, *, root: Path, version
                 directory / WEIGHTS_FILE,
                 metadata={"format": "pt"},
             )
-            config.inference_mode = True
-            config.save_pretrained(directory)
-            config.inference_mode = False
+            _described(model).save_pretrained(directory)
     where.barrier()
     return root / f"v{version}"
+
+
+def _described(model: PreTrainedModel) -> Any:
+    """Return the adapters' description for use, with layers by their bare names, where peft has one for each layer."""
+    config = copy.copy(cast("Any", model).peft_config["default"])
+    config.inference_mode = True
+    config.target_modules = sorted({str(name).rpartition(".")[2] for name in config.target_modules})
+    return config
 
 
 def _peft() -> Any:

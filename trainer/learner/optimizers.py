@@ -33,6 +33,7 @@ class WholeMatrices(Optimizer):
 
     def __init__(self, kind: type[Optimizer], parameters: Sequence[nn.Parameter], **options: Any) -> None:
         self._kind = kind
+        self._names = tuple(options)
         super().__init__(parameters, options)
 
     @torch.no_grad()
@@ -41,7 +42,7 @@ class WholeMatrices(Optimizer):
         if closure is not None:
             raise NotImplementedError("no closure: gradients are accumulated before the step")
         for group in self.param_groups:
-            options = {name: group[name] for name in self.defaults}
+            options = {name: group[name] for name in self._names}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, options)
