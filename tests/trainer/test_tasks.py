@@ -105,11 +105,9 @@ def test_jsonl_reads_the_named_fields(tmp_path: Path) -> None:
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: expected an object, found list"),
         ('{"prompt": "p"}', "line 2: no field 'answer', only 'prompt'"),
-        ('{"prompt": "", "answer": "1"}', "line 2: field 'prompt' must be text or a number"),
         ('{"prompt": "p", "answer": null}', "line 2: field 'answer' must be text or a number"),
         ('{"prompt": "p", "answer": true}', "line 2: field 'answer' must be text or a number"),
         ('{"prompt": "same", "answer": "other"}', "line 2: key .* occurred before with another prompt or answer"),
-        (json.dumps({"prompt": "p" * 40_000, "answer": "1"}), "line 2: the prompt has 40000 characters"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:

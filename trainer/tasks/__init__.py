@@ -13,16 +13,25 @@ from typing import Any
 from trainer.errors import ConfigError
 from trainer.tasks.arithmetic import Arithmetic
 from trainer.tasks.countdown import Countdown
+from trainer.tasks.huggingface import HuggingFace
 from trainer.tasks.jsonl import Jsonl
 from trainer.tasks.modular import Modular
+from trainer.tasks.rows import said
 from trainer.tasks.sorting import Sorting
 from trainer.types import Task
 
-TASKS: Mapping[str, type[Arithmetic | Modular | Countdown | Sorting | Jsonl]] = MappingProxyType(
-    {"arithmetic": Arithmetic, "modular": Modular, "countdown": Countdown, "sorting": Sorting, "jsonl": Jsonl}
+TASKS: Mapping[str, type[Arithmetic | Modular | Countdown | Sorting | Jsonl | HuggingFace]] = MappingProxyType(
+    {
+        "arithmetic": Arithmetic,
+        "modular": Modular,
+        "countdown": Countdown,
+        "sorting": Sorting,
+        "jsonl": Jsonl,
+        "huggingface": HuggingFace,
+    }
 )
 
-__all__ = ["TASKS", "Arithmetic", "Countdown", "Jsonl", "Modular", "Sorting", "get"]
+__all__ = ["TASKS", "Arithmetic", "Countdown", "HuggingFace", "Jsonl", "Modular", "Sorting", "get", "notice"]
 
 
 def get(name: str, options: Mapping[str, Any] | None = None) -> Task:
@@ -38,3 +47,9 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Task:
         if option not in known:
             raise ConfigError(f"task.{name}.{option}: {name} has no such option, only {', '.join(known)}")
     return TASKS[name](**(options or {}))
+
+
+def notice(task: Task) -> str | None:
+    """Return one line on what a task left out of its data, or None where it left nothing out."""
+    left_out: Mapping[str, int] = getattr(task, "left_out", {})
+    return f"task {task.name} left out {said(left_out)}" if left_out else None

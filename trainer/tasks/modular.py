@@ -1,7 +1,8 @@
-"""Modular arithmetic of graded difficulty: `(37*5+8)%11=` has one answer, from 0 to the modulus less 1.
+"""Modular arithmetic of graded difficulty: `(37*5+8)%61=` has one answer, from 0 to the modulus less 1.
 
-A level says how many operations the bracket has, how many digits its largest operand has, and how large the modulus may
-be. Operations are `+`, `-` and `*` with the usual precedence; the remainder is never negative, as in Python.
+A level says how many operations the bracket has and of which signs, and how large the modulus may be; operands are smaller
+than the modulus. Precedence is the usual one, and the remainder is never negative, as in Python. Levels with `+` and `-`
+alone have a rule that is soon learned (add, then correct once); products have none so simple.
 """
 
 from __future__ import annotations
@@ -16,29 +17,27 @@ from trainer.tasks.expressions import evaluate
 from trainer.tasks.generated import Generated
 from trainer.types import Problem
 
-OPERATIONS = "+-*"
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A level: operations in the bracket, digits of its largest operand, smallest and largest modulus."""
+    """A level: signs of its operations, how many there are, smallest and largest modulus."""
 
+    signs: str
     operations: int
-    digits: int
     smallest: int
     largest: int
 
 
 SHAPES: Mapping[int, Shape] = MappingProxyType(
     {
-        1: Shape(operations=1, digits=1, smallest=5, largest=19),
-        2: Shape(operations=2, digits=1, smallest=5, largest=12),
-        3: Shape(operations=1, digits=2, smallest=5, largest=19),
-        4: Shape(operations=2, digits=2, smallest=5, largest=19),
-        5: Shape(operations=3, digits=2, smallest=5, largest=99),
+        1: Shape("+-", operations=1, smallest=10, largest=40),
+        2: Shape("+-", operations=1, smallest=41, largest=99),
+        3: Shape("+-", operations=2, smallest=10, largest=99),
+        4: Shape("+-*", operations=2, smallest=10, largest=99),
+        5: Shape("+-*", operations=3, smallest=10, largest=99),
     }
 )
-"""Small moduli make guessing pay and large ones hide what was learned; docs/tasks.md has the demo policy's accuracy."""
+"""Moduli start at 10, so that guessing hardly pays; docs/tasks.md has the demo policy's accuracy on each level."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,18 @@ class Modular(Generated):
     last_level: ClassVar[int] = max(SHAPES)
 
     def level_size(self, level: int) -> int:
-        """Return the number of brackets with an operand of so many digits, times that of moduli."""
+        """Return the number of brackets of each modulus, added up."""
         shape = SHAPES[level]
-        operands = shape.operations + 1
-        smaller = 0 if shape.digits == 1 else 10 ** ((shape.digits - 1) * operands)
-        brackets = int(10 ** (shape.digits * operands) - smaller) * len(OPERATIONS) ** shape.operations
-        return int(brackets * (shape.largest - shape.smallest + 1))
+        operands = sum(modulus ** (shape.operations + 1) for modulus in range(shape.smallest, shape.largest + 1))
+        return int(operands * len(shape.signs) ** shape.operations)
 
     def draw(self, generator: random.Random, level: int) -> Problem:
-        """Return a problem, all of the level being equally likely."""
+        """Return a problem, all moduli of the level being equally likely."""
         shape = SHAPES[level]
-        smaller = 0 if shape.digits == 1 else 10 ** (shape.digits - 1)
-        operands = [0]
-        while max(operands) < smaller or len(operands) == 1:
-            operands = [generator.randrange(10**shape.digits) for _ in range(shape.operations + 1)]
-        text = str(operands[0])
-        for operand in operands[1:]:
-            text += f"{generator.choice(OPERATIONS)}{operand}"
         modulus = generator.randint(shape.smallest, shape.largest)
-        answer = evaluate(text).value % modulus
+        text = str(generator.randrange(modulus))
+        for _ in range(shape.operations):
+            text += f"{generator.choice(shape.signs)}{generator.randrange(modulus)}"
         prompt = f"({text})%{modulus}="
+        answer = evaluate(text).value % modulus
         return Problem(key=f"modular/{prompt[:-1]}", prompt=prompt, answer=str(answer), level=level)
