@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,18 @@ def _work(policy: Path, out: Path, where: World) -> None:
             found[f"{name} later"] = _weights(learner)
     for kind, options in GATHERED.items():
         found[kind.__name__] = _exact(kind, options, where)
+    found["broken"] = _after_a_broken_row(policy, where)
     if where.leads:
         torch.save(found, out / f"{where.size}.pt")
+
+
+def _after_a_broken_row(policy: Path, where: World) -> dict[str, torch.Tensor]:
+    """Return weights after an update that a single rank's share spoils; its statistics are looked at on every rank."""
+    learner = _learner(policy, where)
+    shortest = Row((5,), (6,), (math.nan,), 1.0)
+    done = learner.step([*ragged(0), shortest])
+    assert (done.updates, done.skipped) == (0, 1)
+    return _weights(learner)
 
 
 def _exact(kind: type[Optimizer], options: dict[str, Any], where: World | None) -> dict[str, torch.Tensor]:
@@ -150,6 +161,12 @@ def test_gradients_are_those_of_a_plain_loop(policy: Path, results: Path, loss: 
     _same(found[loss], dict(model.state_dict()), 1e-6)
     others = [found[name]["lm_head.weight"] for name in LOSSES if name != loss]
     assert all(float((other - found[loss]["lm_head.weight"]).abs().max()) > 2e-5 for other in others)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_row_that_is_broken_on_one_rank_is_learned_by_none(policy: Path, results: Path, ranks: int) -> None:
+    """All ranks leave the update out together: the weights are those before it."""
+    _same(torch.load(results / f"{ranks}.pt")["broken"], dict(load_model(policy).state_dict()), 0.0)
 
 
 def _plain_optimizers(name: str, model: PreTrainedModel) -> list[torch.optim.Optimizer]:

@@ -73,8 +73,8 @@ def learn_on_ranks(ranks: int, policy: Path, rows: int, settings: Mapping[str, A
     return out / "v3"
 
 
-def on_ranks(ranks: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Call a module's function in as many processes, each with its `World` as the last argument.
+def on_ranks(ranks: int, work: Callable[..., None], *arguments: Any, ends: int = 0) -> None:
+    """Call a module's function in as many processes, each with its `World` as the last argument; all end with `ends`.
 
     They are forked from a server that has imported torch and transformers once, before any thread was started in it.
     """
@@ -90,7 +90,7 @@ def on_ranks(ranks: int, work: Callable[..., None], *arguments: Any) -> None:
         process.start()
     for process in processes:
         process.join(TIMEOUT_S)
-    assert [process.exitcode for process in processes] == [0] * ranks
+    assert [process.exitcode for process in processes] == [ends] * ranks
 
 
 def _rank(rank: int, ranks: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -58,7 +58,7 @@ class StepStatistics:
         max_staleness: the largest age.
         tokens: sampled tokens of the rows.
         updates: optimiser steps that were applied.
-        skipped: those left out because loss or gradient was not finite; the weights are as if they had not been tried.
+        skipped: those left out because loss, gradient or a log-probability was not finite; the weights are as if they had not been tried.
         tokens_per_second: all tokens through forward and backward passes, prompts included, per second of the step.
         peak_memory_bytes: most of any rank: allocated on its GPU during the step; on CPUs its process's peak so far.
     """
@@ -205,7 +205,7 @@ class Learner:
         return [tuple(value.tolist()) for value in whole]
 
     def _update(self, batch: Sequence[Row]) -> _Update:
-        """Take one optimiser step on a minibatch, unless its loss or gradient is not finite.
+        """Take one optimiser step on a minibatch, unless its loss, its gradient or a log-probability is not finite.
 
         FSDP averages gradients over ranks, so the local sum is divided by its total / ranks: what comes out is the
         gradient of the sum over all ranks divided by the total.
@@ -220,7 +220,8 @@ class Learner:
         measured = self.world.sum(torch.stack([item.statistics for item in sums]).sum(dim=0)).cpu()
         means = measured / action_tokens(batch)
         means[0] = measured[0] / total
-        finite = math.isfinite(grad_norm) and math.isfinite(means[0])
+        watched = (grad_norm, float(means[0]), float(means[STATISTICS.index("mismatch")]))
+        finite = all(math.isfinite(value) for value in watched)
         for optimizer in self.optimizers if finite else ():
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
