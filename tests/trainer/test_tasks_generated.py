@@ -118,10 +118,10 @@ def test_a_level_can_be_used_up() -> None:
 
 def test_the_size_of_a_modular_level_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The formula equals the number of prompts that a long draw meets, for a shape small enough to see them all."""
-    monkeypatch.setattr(modular, "SHAPES", {1: modular.Shape("+-", operations=2, smallest=2, largest=4)})
+    monkeypatch.setattr(modular, "SHAPES", {1: modular.Shape(operations=2, operands=3, smallest=2, largest=4)})
     task = Modular(size=1, held_out_size=0, levels=[1])
-    met = {problem.prompt for problem in itertools.islice(task.demonstrations(), 5000)}
-    assert task.level_size(1) == len(met) == 4 * (2**3 + 3**3 + 4**3)
+    met = {problem.prompt for problem in itertools.islice(task.demonstrations(), 9000)}
+    assert task.level_size(1) == len(met) == 3**3 * 3**2 * 3
 
 
 @settings(deadline=None)

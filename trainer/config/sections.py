@@ -123,6 +123,12 @@ class EvaluationSection(Section):
     greedy: bool = False
     temperature: NonNegativeFloat = 1.0
 
+    @model_validator(mode="after")
+    def _measures(self) -> EvaluationSection:
+        if not self.samples and not self.greedy:
+            raise ValueError("samples = 0 measures nothing; give it at least 1, or set greedy = true")
+        return self
+
 
 class LoggingSection(Section):
     """Beside `metrics.jsonl`, which is always written."""

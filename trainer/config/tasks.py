@@ -30,7 +30,7 @@ class ArithmeticSection(GeneratedSection):
 class ModularSection(GeneratedSection):
     """Generated modular arithmetic (`trainer.tasks.modular`)."""
 
-    levels: list[Annotated[int, Field(ge=1, le=5)]] = Field(default=[1, 2], min_length=1)
+    levels: list[Annotated[int, Field(ge=1, le=5)]] = Field(default=[1, 2, 3], min_length=1)
 
 
 class CountdownSection(GeneratedSection):
