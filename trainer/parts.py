@@ -42,14 +42,17 @@ async def connect(config: Config, tell: Listener) -> AsyncIterator[Parts]:
 
     Args:
         config: says which.
-        tell: hears when the allocator goes away and comes back.
+        tell: hears when the allocator goes away and comes back, and what the task left out of its data.
 
     Raises:
         ConfigError: a key file is missing, or the task cannot be made.
     """
     task = tasks.get(config.task.name, config.task.options)
+    left_out = tasks.notice(task)
+    if left_out is not None:
+        tell(Noticed(left_out))
     async with AsyncExitStack() as stack:
-        verifier = rewards.get(config.task.verifier)
+        verifier = rewards.get(config.task.verifier, config.task.limits)
         stack.push_async_callback(verifier.close)
         generator, publisher = _generation(config)
         stack.push_async_callback(generator.close)

@@ -374,4 +374,5 @@ def _evaluator(run: Run, parts: Parts) -> Evaluator:
         sampling=Sampling(run.config.rollouts.max_tokens, settings.temperature),
         samples=settings.samples,
         seed=run.config.run.seed,
+        greedy=settings.greedy,
     )

@@ -179,8 +179,7 @@ def _seed_notes(methods: Sequence[Method]) -> list[str]:
 def _measurement_notes(methods: Sequence[Method]) -> list[str]:
     """Say how noisy one measurement is, where every run measures alike."""
     config = methods[0].runs[0].config
-    held_out = config.task.arithmetic.held_out_size if config.task.name == "arithmetic" else config.evaluation.prompts
-    problems = min(config.evaluation.prompts, held_out)
+    problems = min(config.evaluation.prompts, config.task.held_out_size or config.evaluation.prompts)
     noise = math.sqrt(0.25 / problems)
     drawn = f"{problems} held-out problems, {config.evaluation.samples} completion(s) each"
     return [f"One measurement takes up to {drawn}: a standard error of at most {noise:.3f}."]
