@@ -178,7 +178,9 @@ class Producer:
             await self._collect(way, round_, refilling=self._config.rollouts.refill_rounds > 0)
             if len(way.groups) >= wanted or way.drawn.refused:
                 break
-        if way.drawn.failed and not way.groups and not way.drawn.used:
+        if not way.keys:
+            raise GenerationFailed("no prompt of the pool fits the model")
+        if way.drawn.failed and not way.drawn.used:
             raise GenerationFailed(way.drawn.detail)
         self._size.saw(way.drawn.groups, way.drawn.used)
         memory = {"sampler": self._sampler.state(), "mean_group": self._size.mean_group}
@@ -248,14 +250,13 @@ class Producer:
     def _take(self, count: int, without: set[str]) -> list[Problem]:
         """Take problems that fit the model; what does not is passed over, at most once through the pool."""
         taken: list[Problem] = []
-        unfit: set[str] = set()
-        while len(taken) < count:
-            have = without | unfit | {problem.key for problem in taken}
-            more = self._sampler.take(count - len(taken), have)
+        tried = 0
+        while len(taken) < count and tried < len(self._sampler):
+            more = self._sampler.take(count - len(taken), without | {problem.key for problem in taken})
             if not more:
                 break
+            tried += len(more)
             taken += [problem for problem in more if self._fits(problem)]
-            unfit |= {problem.key for problem in more if not self._fits(problem)}
         return taken
 
     def _remaining(self) -> int | None:

@@ -33,6 +33,10 @@ class PromptSampler:
         self._owed: list[int] = []
         self._order = self._shuffled()
 
+    def __len__(self) -> int:
+        """Return how many problems the pool holds."""
+        return len(self._pool)
+
     def take(self, count: int, without: Collection[str] = ()) -> list[Problem]:
         """Return the next `count` problems, at most the whole pool, none of whose keys is in `without`.
 

@@ -64,12 +64,19 @@ async def test_a_small_top_p_leaves_only_the_likeliest_token(generator: InProces
     assert min(best[0].logprobs) < -0.1
 
 
-async def test_it_follows_publishing_and_refuses_another_version(generator: InProcessGenerator, tmp_path: Path) -> None:
+async def test_it_follows_publishing_and_refuses_a_version_to_come(
+    generator: InProcessGenerator, tmp_path: Path
+) -> None:
+    """Whoever asks for a version gets it or a later one, and is told which."""
     await generator.publish(export_model(tmp_path, 2, seed=2), 2)
     with pytest.raises(GenerationFailed, match="version 2 is loaded"):
-        await generator.generate(PROMPT, count=1, sampling=Sampling(3), version=1, seed=1)
-    assert len(await generator.generate(PROMPT, count=3, sampling=Sampling(3), version=2, seed=1)) == 3
-    assert (generator.counts.calls, generator.counts.samples) == (1, 3)
+        await generator.generate(PROMPT, count=1, sampling=Sampling(3), version=3, seed=1)
+    older, newer = [
+        await generator.generate(PROMPT, count=3, sampling=Sampling(3), version=version, seed=1) for version in (1, 2)
+    ]
+    assert older == newer
+    assert [sample.version for sample in older] == [2] * 3
+    assert (generator.counts.calls, generator.counts.samples) == (2, 6)
 
 
 async def test_an_incomplete_export_is_refused(generator: InProcessGenerator, tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ class InProcessGenerator:
     async def generate(
         self, prompt_ids: Sequence[int], *, count: int, sampling: Sampling, version: int, seed: int
     ) -> list[Sample]:
-        """Return `count` samples of one prompt under weight `version`, drawn together with whatever else waits.
+        """Return `count` samples of one prompt under weights of `version` or later, drawn together with whatever waits.
 
         Raises:
-            GenerationFailed: another version is loaded, or prompt and completion do not fit the model.
+            GenerationFailed: only an older version is loaded, or prompt and completion do not fit the model.
         """
         wanted = _Wanted(tuple(prompt_ids), count, sampling, version, seed)
         samples = await self._waiting.ask(wanted)
@@ -147,8 +147,8 @@ class InProcessGenerator:
 
     def _obstacle(self, wanted: _Wanted) -> str:
         """Say why a group cannot be generated for; empty if it can."""
-        if self._version != wanted.version:
-            return f"version {self._version} is loaded in this process, not {wanted.version}"
+        if self._version is None or self._version < wanted.version:
+            return f"version {self._version} is loaded in this process, not {wanted.version} or a later one"
         longest = getattr(self._model.config, "max_position_embeddings", None)
         if longest is not None and wanted.longest > longest:
             return (
@@ -174,8 +174,9 @@ class InProcessGenerator:
 
     @torch.inference_mode()
     def _batch(self, groups: Sequence[_Wanted]) -> list[list[Sample]]:
-        """Return the samples of groups that share sampling parameters and a version."""
-        sampling, version = groups[0].sampling, groups[0].version
+        """Return the samples of groups that share sampling parameters, under the weights that are loaded."""
+        sampling, version = groups[0].sampling, self._version
+        assert version is not None  # noqa: S101 - `_obstacle` has looked; new weights wait for this thread
         noise = torch.cat([_noise(group) for group in groups]).to(self._device)
         tokens, logprobs = self._sample(groups, sampling, noise)
         samples = iter(self._finish(row, own, version) for row, own in zip(tokens, logprobs, strict=True))
