@@ -123,7 +123,9 @@ class _Crew:
         if build.python is None:
             self.say(f"No vLLM here ({build.reason}); rollouts are generated in this process.")
             return []
-        spec = vllm_server(model, build.python, VllmOptions.of(build.device, dtype=config.weights.dtype))
+        backend, rank = config.weights.backend, config.learner.lora.rank
+        options = VllmOptions.of(build.device, dtype=config.weights.dtype, backend=backend, lora_rank=rank)
+        spec = vllm_server(model, build.python, options)
         return [(await self._start(spec)).url]
 
     async def _start(self, spec: ServerSpec) -> ServerProcess:

@@ -18,8 +18,16 @@ from typing import Self
 
 import httpx
 
-from trainer.errors import ServerFailed
+from trainer.errors import ConfigError, ServerFailed
 
+ENGINES = {"filesystem": "fs", "gloo": "gloo", "nccl": "nccl", "lora": None}
+"""vLLM's weight-transfer engine by back end; adapters need none."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM 0.32 takes as --max-lora-rank."""
+LORAS_AT_ONCE = 2
+"""Adapters that one batch may mix: the current version, and the one before while its last calls end."""
+LORAS_AT_HAND = 4
+"""Adapters kept in memory; a few more than a run ever has loaded, so that none is read from its folder again."""
 KEEPER = Path(__file__).with_name("keeper.py")
 EXTENSION = Path(__file__).parent / "weights" / "vllm_extension.py"
 """vLLM imports this file in its own environment; only its folder is on that server's path."""
@@ -215,6 +223,8 @@ class VllmOptions:
         eager: no compilation; starts in half the time.
         threads: OpenMP threads of a CPU server, whose worker then lives in the engine's own process and runs on any
             core: a third less memory, and no two processes that spin waiting for each other. None leaves it to vLLM.
+        backend: how new weights will reach it, as `weights.backend` names it.
+        lora_rank: highest rank of the adapters that it takes at run time; 0 takes none.
         extra: further flags, as they are.
     """
 
@@ -225,29 +235,26 @@ class VllmOptions:
     kv_cache_bytes: int | None = 128 * 2**20
     eager: bool = True
     threads: int | None = 1
+    backend: str = "filesystem"
+    lora_rank: int = 0
     extra: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, device: str, *, dtype: str) -> VllmOptions:
+    def of(cls, device: str, *, dtype: str, backend: str = "filesystem", lora_rank: int = 0) -> VllmOptions:
         """Return what suits a device as `VllmBuild` names it: small on a CPU, vLLM's own choices elsewhere."""
         if device == "cpu":
-            return cls(dtype=dtype)
-        return cls(dtype=dtype, kv_cache_bytes=None, eager=False, threads=None)
+            return cls(dtype=dtype, backend=backend, lora_rank=lora_rank)
+        return cls(dtype=dtype, kv_cache_bytes=None, eager=False, threads=None, backend=backend, lora_rank=lora_rank)
 
 
 def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -> ServerSpec:
-    """Return how to serve `model` with weight updates from directories (`weights/vllm_extension.py`)."""
+    """Return how to serve `model` with new weights by the back end of `options` (docs/weights.md)."""
     options = options or VllmOptions()
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.resolve())]
     command += ["--served-model-name", options.served_name, "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_num_seqs), "--generation-config", "vllm"]
     command += ["--logprobs-mode", "processed_logprobs"]  # of the distribution drawn from, temperature included
-    command += [
-        "--worker-extension-cls",
-        f"{EXTENSION.stem}.Extension",
-        "--weight-transfer-config",
-        '{"backend": "fs"}',
-    ]
+    command += _weight_flags(options)
     command += ["--uvicorn-log-level", "warning"]
     if options.max_model_len is not None:
         command += ["--max-model-len", str(options.max_model_len)]
@@ -257,6 +264,7 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
         command += ["--enforce-eager"]
     env = {
         "VLLM_SERVER_DEV_MODE": "1",  # pause, weight updates and resume live behind it
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(_takes_adapters(options))),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -275,3 +283,24 @@ def vllm_server(model: Path, python: Path, options: VllmOptions | None = None) -
         stop_within_s=15.0,
         hint="A start takes 25 to 45 s and 1.5 GB on two idle cores. If memory ran out, lower `kv_cache_bytes`.",
     )
+
+
+def _weight_flags(options: VllmOptions) -> list[str]:
+    """Return what makes vLLM take weights by a back end; `nccl` is vLLM's own engine, two are of our extension."""
+    flags = []
+    engine = ENGINES[options.backend]
+    if engine in {"fs", "gloo"}:
+        flags += ["--worker-extension-cls", f"{EXTENSION.stem}.Extension"]
+    if engine is not None:
+        flags += ["--weight-transfer-config", f'{{"backend": "{engine}"}}']
+    if _takes_adapters(options):
+        rank = next((size for size in LORA_RANKS if size >= options.lora_rank), None)
+        if rank is None:
+            raise ConfigError(f"vLLM takes adapters of rank {LORA_RANKS[-1]} at most, not {options.lora_rank}")
+        flags += ["--enable-lora", "--max-lora-rank", str(rank)]
+        flags += ["--max-loras", str(LORAS_AT_ONCE), "--max-cpu-loras", str(LORAS_AT_HAND)]
+    return flags
+
+
+def _takes_adapters(options: VllmOptions) -> bool:
+    return options.lora_rank > 0 or options.backend == "lora"

@@ -111,6 +111,11 @@ class ServerPool:
         return sum((member.server.counts for member in self._members), self._taken_back)
 
     @property
+    def servers(self) -> list[VllmServer]:
+        """The clients of all servers, in service or not."""
+        return [member.server for member in self._members]
+
+    @property
     def urls(self) -> list[str]:
         """All servers, in service or not."""
         return [member.server.url for member in self._members]

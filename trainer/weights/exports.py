@@ -51,9 +51,13 @@ def require_stable(directory: Path) -> None:
         raise WeightUpdateFailed(f"{directory} is not a complete export (no {STABLE} mark or no safetensors)")
 
 
-def prune(root: Path, *, keep: int) -> None:
-    """Remove all but the `keep` newest versions under `root`; drafts that a killed process left count like versions."""
+def prune(root: Path, *, keep: int, unused_below: int | None = None) -> None:
+    """Remove all but the `keep` newest versions under `root`; drafts that a killed process left count like versions.
+
+    With `unused_below`, versions from that one on stay too.
+    """
     found = ((re.fullmatch(r"v(\d+)|\.v(\d+)\.draft", path.name), path) for path in root.iterdir())
     versions = sorted((int(match[1] or match[2]), path) for match, path in found if match is not None)
-    for _, path in versions[: max(0, len(versions) - keep)]:
-        shutil.rmtree(path, ignore_errors=True)
+    for version, path in versions[: max(0, len(versions) - keep)]:
+        if unused_below is None or version < unused_below:
+            shutil.rmtree(path, ignore_errors=True)

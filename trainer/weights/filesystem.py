@@ -12,6 +12,7 @@ from pathlib import Path
 from trainer.errors import GenerationFailed, WeightUpdateFailed
 from trainer.rollouts.pool import ServerPool
 from trainer.rollouts.vllm import ServerUnusable, VllmServer
+from trainer.weights.decoding import teach_to_decode
 from trainer.weights.exports import KEEP_EXPORTS, prune, require_stable
 from trainer.weights.holding import STEP_S, end_unfinished, finish, held, reset_prefix_cache, start, unlabel
 
@@ -36,6 +37,7 @@ class FilesystemPublisher:
         async def bring(server: VllmServer) -> None:
             await load_weights(server, directory, version, drain=self._pool.continues)
 
+        teach_to_decode(self._pool, directory)
         failures = await self._pool.update(bring)
         if self._pool.in_service == 0:
             raise WeightUpdateFailed(f"no server reached version {version}: {failures}")

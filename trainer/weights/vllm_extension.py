@@ -1,19 +1,22 @@
-"""What a vLLM server needs to take weights from a directory: a weight-transfer engine named `fs`.
+"""What a vLLM server needs to take weights from a directory or over Gloo: weight-transfer engines `fs` and `gloo`.
 
 Runs inside vLLM's own environment, which knows nothing of this project: import vLLM, torch and safetensors here, nothing
 else. The worker imports this module for `--worker-extension-cls vllm_extension.Extension`, before the model is loaded,
-and the import registers the engine. Written against vLLM 0.32; its wire form (`{"path": DIR}`) is that of the `disk`
-engine of later versions.
+and the import registers the engines. Written against vLLM 0.32. The wire form of `fs` (`{"path": DIR}`) is that of the `disk`
+engine of later versions, that of `gloo` is `nccl`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch._C import _distributed_c10d as c10d
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -22,11 +25,12 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-if TYPE_CHECKING:
-    import torch
-
 STABLE = "STABLE"
 """The file that an export writes last; the same name as in `exports.py`."""
+TIMEOUT = timedelta(seconds=60)
+"""Longest wait for a learner to open its group, and for one tensor: a learner that died must not hold the engine for long."""
+PREFIX = "weights"
+"""Part of the keys under which members meet; the same as in `gloo.py`."""
 
 
 @dataclass
@@ -78,6 +82,80 @@ class FilesystemEngine(WeightTransferEngine):  # type: ignore[misc] # vLLM lives
         """Release nothing: nothing is held."""
 
 
+@dataclass
+class GlooInit(WeightTransferInitInfo):  # type: ignore[misc] # vLLM lives in another environment
+    """Where a learner waits, and this server's place in its group."""
+
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+
+
+@dataclass
+class GlooUpdate(WeightTransferUpdateInfo):  # type: ignore[misc] # vLLM lives in another environment
+    """The tensors that will come, in their order; or a directory instead, as the `fs` engine takes it."""
+
+    names: list[str] = field(default_factory=list)
+    dtype_names: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    path: str = ""
+
+
+class GlooEngine(FilesystemEngine):
+    """Receives tensors that rank 0 of a group broadcasts as bytes."""
+
+    init_info_cls = GlooInit
+    update_info_cls = GlooUpdate
+    _group: Any = None  # torch's stubs know nothing of its broadcast
+
+    def init_transfer_engine(self, init_info: GlooInit) -> None:
+        """Join a group; the one before, if any, is left."""
+        self.shutdown()
+        parallel = self.parallel_config
+        own = parallel.data_parallel_index * parallel.world_size + parallel.rank
+        store = c10d.TCPStore(
+            init_info.master_address, init_info.master_port, init_info.world_size, is_master=False, timeout=TIMEOUT
+        )
+        self._group = c10d.ProcessGroupGloo(
+            c10d.PrefixStore(PREFIX, store), init_info.rank_offset + own, init_info.world_size, TIMEOUT
+        )
+
+    def receive_weights(self, update_info: GlooUpdate) -> None:
+        """Load what is broadcast; a group that failed is left.
+
+        Raises:
+            ValueError: the update is of nothing.
+            RuntimeError: a member was lost on the way; the model is torn until another update succeeds.
+        """
+        if update_info.path:
+            super().receive_weights(FilesystemUpdate(update_info.path))
+            return
+        if not update_info.names:
+            raise ValueError("an update of no tensors")
+        try:
+            self.model.load_weights(self._received(update_info))
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _received(self, update_info: GlooUpdate) -> Iterator[tuple[str, torch.Tensor]]:
+        options = c10d.BroadcastOptions()
+        options.rootRank = 0
+        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            if self._group is None:
+                raise RuntimeError("no group: /init_weight_transfer_engine comes first")
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            self._group.broadcast([tensor.reshape(-1).view(torch.uint8)], options).wait()
+            yield name, tensor
+
+    def shutdown(self) -> None:
+        """Leave the group."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
+
+
 def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     for file in files:
         with safe_open(file, "pt") as tensors:
@@ -85,8 +163,9 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
-if "fs" not in WeightTransferEngineFactory._registry:  # noqa: SLF001 - the module may be loaded twice
-    WeightTransferEngineFactory.register_engine("fs", FilesystemEngine)
+for _name, _engine in (("fs", FilesystemEngine), ("gloo", GlooEngine)):
+    if _name not in WeightTransferEngineFactory._registry:  # noqa: SLF001 - the module may be loaded twice
+        WeightTransferEngineFactory.register_engine(_name, _engine)
 
 
 class Extension:
