@@ -98,21 +98,13 @@ class Evaluator:
     async def _outcomes(self, problem: Problem, version: int) -> _Outcomes | None:
         """Return a problem's outcomes; None where some could not be drawn, so that both figures are of the same ones."""
         count = min(self.samples, 1) if self.sampling.temperature == 0.0 else self.samples
+        likeliest = replace(self.sampling, temperature=0.0)
         try:
-            async with asyncio.TaskGroup() as drawing:
-                sampled = drawing.create_task(self._graded(problem, version, count, self.sampling))
-                greedy = drawing.create_task(
-                    self._graded(
-                        problem, version, int(self.greedy and not self._shared), replace(self.sampling, temperature=0.0)
-                    )
-                )
-        except* GenerationFailed:
-            first = None
-        else:
-            first = sampled.result()
-        if first is None:
+            sampled = await self._graded(problem, version, count, self.sampling)
+            greedy = await self._graded(problem, version, int(self.greedy and not self._shared), likeliest)
+        except GenerationFailed:
             return None
-        return _Outcomes(problem.level, first, first if self._shared else greedy.result())
+        return _Outcomes(problem.level, sampled, sampled if self._shared else greedy)
 
     async def _graded(self, problem: Problem, version: int, count: int, sampling: Sampling) -> list[float]:
         if not count:

@@ -19,6 +19,9 @@ from trainer.tasks.presets import ANSWER_FORMS, PLAIN_TEMPLATE, PRESETS, Preset,
 from trainer.tasks.rows import Columns, Row, RowReader, said, split, value_of, without
 from trainer.types import Problem
 
+BATCH_ROWS = 1000
+"""Rows decoded at a time: fewer cost more per row, more are no faster."""
+
 
 @dataclass(frozen=True)
 class HuggingFace:
@@ -147,9 +150,16 @@ def _filled(template: str, prompt: str) -> str:
 def _rows(source: Preset, path: str | None) -> Iterator[Row]:
     """Yield each row of a split with its place; prompt and answer as text, empty where the set has none."""
     place = path or source.dataset
-    for number, row in enumerate(_load(source, path)):
+    for number, row in enumerate(_batched(_load(source, path))):
         where = f"{place} {source.split} row {number}"
         yield where, {**row, **{name: _plain(row, name, where) for name in (source.prompt_field, source.answer_field)}}
+
+
+def _batched(rows: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a loaded split, decoded many at a time: DAPO's set repeats itself to 1.8 million."""
+    for batch in rows.iter(batch_size=BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def _plain(row: Mapping[str, Any], name: str, where: str) -> Any:

@@ -75,9 +75,9 @@ class RowReader:
         return tuple(found.values())
 
     def _problem(self, where: str, row: Mapping[str, Any]) -> Problem | None:
-        asked = text_of(row, self.columns.prompt, where).strip()
+        asked = text_of(row, self.columns.prompt, where)
         answer = self.answer_of(text_of(row, self.columns.answer, where)).strip()
-        prompt = self.prompt_of(text_of(row, self.columns.prompt, where)) if asked else ""
+        prompt = self.prompt_of(asked) if asked.strip() else ""
         reason = _unusable(prompt, answer)
         if reason is not None:
             self.left_out[reason] += 1
