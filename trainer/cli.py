@@ -111,7 +111,7 @@ def demo(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
-    also: Annotated[list[str] | None, typer.Option(help="A further method to train; `--also help` lists them.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A further recipe to train; `recipes` lists them.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, logs and the report.")] = Path("runs/demo"),
 ) -> None:
     """Train the same task, pool and number of rollouts with this project's method and with GRPO, and compare them.
@@ -121,12 +121,12 @@ def demo(
     settings = read(config_file or DEMO_FILE, overrides)
     from rich.console import Console  # noqa: PLC0415 - with the rest, slow to import
 
-    from trainer.demo import COMPARED, METHODS, run_demo  # noqa: PLC0415 - needs torch
+    from trainer.demo import COMPARED, run_demo  # noqa: PLC0415 - needs torch
 
     with told():
         further = list(also or ())
-        if unknown := [name for name in further if name not in METHODS]:
-            raise ConfigError(f"--also {unknown[0]!r}: there are {', '.join(map(repr, METHODS))}")
+        if unknown := [name for name in further if name not in recipes()]:
+            raise ConfigError(f"--also {unknown[0]!r}: there are {', '.join(recipes())}")
         methods = dict.fromkeys((*COMPARED, *further))
         directory = out / time.strftime("%Y%m%d-%H%M%S")
         result = run_demo(settings, directory, Console(), seeds=seeds, methods=list(methods))

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rollout_budget.client import SyncAdminClient, SyncAllocatorClient
-from rollout_budget.decisions import PAPER_PRICE
 from rollout_budget.wire import KeyCreate, TeamCreate
-from trainer.config import AllocatorSection, Config
+from trainer.config import Config, with_recipe
 from trainer.launch import ALLOCATOR, Stage, staged
 from trainer.loop import run_training
 from trainer.metrics import Summary
@@ -26,21 +25,10 @@ from trainer.policy import ensure_policy
 from trainer.report import compare, text_table, write_report
 from trainer.rollouts.vllm import VllmServer
 
-BUDGETED = "rollout-budget"
-GRPO = "GRPO, 16 per prompt"
-RLOO_16, RLOO_2 = "RLOO, 16 per prompt", "RLOO, 2 per prompt"
-PAPER = "V0.5 with look-ahead, 4 to 16"
-_FIXED = AllocatorSection(stopping="fixed", prior_model="constant", k_init=16, k_max=16)
-METHODS: dict[str, AllocatorSection] = {
-    BUDGETED: AllocatorSection(),
-    GRPO: _FIXED.model_copy(update={"estimator": "group_mean"}),
-    RLOO_16: _FIXED.model_copy(update={"estimator": "leave_one_out"}),
-    RLOO_2: _FIXED.model_copy(update={"estimator": "leave_one_out", "k_init": 2, "k_max": 2}),
-    PAPER: AllocatorSection(estimator="v05", stopping="osla", price=PAPER_PRICE / 4, k_init=4, k_max=16),
-}
-"""GRPO as its group mean: advantages are not divided by the group's standard deviation, for any method."""
+BUDGETED = "rollout_budget"
+GRPO = "grpo"
 COMPARED = (BUDGETED, GRPO)
-"""What the demo trains unless asked for more."""
+"""Recipes that the demo trains unless asked for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +66,11 @@ def run_demo(
     """Train with every method and seed on one set of servers, print the comparison and write the report.
 
     Args:
-        config: task, policy, learner and rollouts of all runs; its allocator's estimator and rule are replaced.
+        config: task, policy, learner and rollouts of all runs; what a recipe names is replaced, its allocator's rules as a whole.
         directory: new folder for runs, logs and report.
         console: where progress and tables go.
         seeds: runs of each method, with seeds counted from `config.run.seed`.
-        methods: names from `METHODS`.
+        methods: names of recipes.
 
     Raises:
         TrainerError: a server did not start, or a training could not go on.
@@ -117,16 +105,10 @@ def train_one(stage: Stage, method: str, seed: int, directory: Path) -> tuple[Co
 
 
 def method_config(config: Config, method: str, seed: int, directory: Path) -> Config:
-    """Return the configuration of one run: the same for all methods but for estimator, stopping rule and group sizes."""
-    places = {"url": config.allocator.url, "key_file": config.allocator.key_file}
-    name = f"{method.lower().replace(',', '').replace(' ', '-')}-seed{seed}"
-    run = {"id": name, "name": method, "seed": seed, "output_dir": directory}
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update=run),
-            "allocator": METHODS[method].model_copy(update=places),
-        }
-    )
+    """Return the configuration of one run: the same for all methods but for what their recipes change."""
+    run = {"id": f"{method}-seed{seed}", "seed": seed, "output_dir": directory}
+    method_of = with_recipe(config, method)
+    return method_of.model_copy(update={"run": method_of.run.model_copy(update=run)})
 
 
 def as_team(stage: Stage, config: Config) -> Config:

@@ -316,6 +316,8 @@ def _line(row: StepMetrics, limit: int | None, *, degraded: str = "{}") -> str:
     parts = [f"step {row.step}", f"rollouts {used}, saved {row.rollouts_saved:,}"]
     parts += [f"accuracy {row.accuracy:.3f}"] if row.accuracy is not None else []
     parts += [f"held-out {row.held_out_accuracy:.3f}"] if row.held_out_accuracy is not None else []
+    parts += [f"{row.tokens_per_second:,.0f} tokens/s"] if row.tokens_per_second else []
+    parts += [f"{row.peak_memory_bytes / 2**30:.1f} GiB"] if row.peak_memory_bytes else []
     parts += [degraded.format("fallback" if row.fallback else "degraded")] if row.degraded else []
     return " · ".join(parts)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.config.base import Section
 from trainer.config.learner import LearnerSection, LoraSection
-from trainer.config.loading import load, parse, recipes
+from trainer.config.loading import load, parse, recipes, with_recipe
 from trainer.config.rollouts import RolloutsSection, WeightsSection
 from trainer.config.sections import (
     AllocatorSection,
@@ -50,4 +50,5 @@ __all__ = [
     "load",
     "parse",
     "recipes",
+    "with_recipe",
 ]

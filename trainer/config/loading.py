@@ -47,6 +47,18 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = (), recipe: 
     return parse(data)
 
 
+def with_recipe(config: Config, name: str) -> Config:
+    """Return a configuration as a method: its allocator's rules are those of the recipe alone, where it is stays.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    data = config.model_dump(
+        mode="json", exclude={"allocator": set(config.allocator.model_fields) - {"url", "key_file"}}
+    )
+    return parse(_over(data, _recipe(name)))
+
+
 def parse(data: Mapping[str, Any]) -> Config:
     """Check nested settings and return them with every default filled in.
 

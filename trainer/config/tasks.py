@@ -42,7 +42,7 @@ class CountdownSection(GeneratedSection):
 
 
 class SortingSection(GeneratedSection):
-    """Numbers to be put in order (`trainer.tasks.sorting`)."""
+    """Numbers to be put in ascending or descending order (`trainer.tasks.sorting`)."""
 
     levels: list[Annotated[int, Field(ge=1, le=5)]] = Field(default=[4, 5], min_length=1)
 
