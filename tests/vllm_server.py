@@ -1,5 +1,7 @@
 """One real vLLM server for all tests that need one: started by the first, ended with the session, started anew if killed.
 
+It takes weights in every way that a CPU allows: from a folder, over Gloo, and as adapters.
+
 `tests/conftest.py` makes it known to all of them.
 """
 
@@ -18,6 +20,8 @@ from trainer.policy import character_tokenizer, demo_model
 from trainer.servers import ServerProcess, VllmOptions, find_vllm, vllm_server
 from trainer.weights.exports import export_directory
 
+LORA_RANK = 8
+"""Highest rank of adapters that the server takes."""
 TINY = DemoPolicySection(hidden_size=64, intermediate_size=128, layers=2, heads=4, kv_heads=2)
 
 
@@ -51,7 +55,8 @@ class VllmSession:
         if self._process is None or not self._process.is_running():
             assert self._python is not None
             export_model(self.folder, 0, seed=0)
-            spec = vllm_server(self.model, self._python, VllmOptions(kv_cache_bytes=64 * 2**20))
+            options = VllmOptions(kv_cache_bytes=64 * 2**20, backend="gloo", lora_rank=LORA_RANK)
+            spec = vllm_server(self.model, self._python, options)
             process = ServerProcess(spec, log=self.folder / "vllm.log")
             self._runner.run(process.__aenter__())
             self._process = process

@@ -1,0 +1,1 @@
+"""Do servers stay busy while the allocator decides? Measured against the same rollouts without one."""

@@ -1,0 +1,167 @@
+"""`python -m benchmarks.utilisation`: vLLM's own metrics with the allocator's services and without any, in pairs.
+
+Starts vLLM servers of a random policy, the prior service and the allocator, draws steps of groups as the trainer does,
+and after each step the same number of rollouts in fixed groups of 16 for the same prompts, with no allocator at all. The
+figure is the ratio of sampled tokens per second; the target is 0.95 or more.
+
+Everything shares this machine: servers, services, this process. On few cores the services take processor time from the
+servers, which on a machine with GPUs they do not; so the ratio here is an underestimate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+from benchmarks.utilisation.arms import Arms, Drawn
+from benchmarks.utilisation.meter import Meter, Reading
+from rollout_budget.client import AllocatorClient
+from trainer import tasks
+from trainer.config import Config, DemoPolicySection
+from trainer.errors import TrainerError
+from trainer.launch import staged
+from trainer.policy import character_tokenizer, demo_model, encode_prompt, load_tokenizer
+from trainer.rollouts.pool import ServerPool
+from trainer.rollouts.vllm import VllmServer
+from trainer.servers import ServerProcess, VllmOptions, find_vllm, vllm_server
+from trainer.types import Problem, Sampling
+from trainer.weights.exports import export_directory
+from trainer.weights.filesystem import FilesystemPublisher
+
+TARGET = 0.95
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit status: 1 where the mean ratio misses the target."""
+    options = _parser().parse_args(arguments)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="utilisation-")))
+        policy = make_policy(folder)
+        runner = stack.enter_context(asyncio.Runner())
+        servers = AsyncExitStack()
+        stack.callback(lambda: runner.run(servers.aclose()))
+        try:
+            urls = runner.run(_start(servers, policy, folder, options))
+            config = Config()
+            config = config.model_copy(update={"rollouts": config.rollouts.model_copy(update={"urls": urls})})
+            stage = stack.enter_context(staged(config, folder, policy, print))
+            ratios = asyncio.run(_measure(stage.config, policy, options))
+        except TrainerError as error:
+            sys.stderr.write(f"benchmarks.utilisation: {error}\n")
+            return 2
+    return _conclude(ratios)
+
+
+def make_policy(folder: Path) -> Path:
+    """Write a randomly initialised policy of the demo's size; it stops about once in a hundred tokens."""
+    with export_directory(folder / "weights", 0) as directory:
+        tokenizer = character_tokenizer()
+        tokenizer.save_pretrained(directory)
+        demo_model(DemoPolicySection(), tokenizer).save_pretrained(directory)
+    return folder / "weights" / "v0"
+
+
+async def _start(stack: AsyncExitStack, policy: Path, folder: Path, options: argparse.Namespace) -> list[str]:
+    build = await find_vllm()
+    if build.python is None:
+        raise TrainerError(build.reason)
+    flags = VllmOptions(max_num_seqs=options.sequences)
+    processes = [
+        ServerProcess(vllm_server(policy, build.python, flags), log=folder / f"vllm-{place}.log")
+        for place in range(options.servers)
+    ]
+    for process in processes:
+        await stack.enter_async_context(process)
+    return [process.url for process in processes]
+
+
+async def _measure(config: Config, policy: Path, options: argparse.Namespace) -> list[float]:
+    url, key = config.allocator.url, config.allocator.key_file
+    if url is None or key is None:
+        raise TrainerError("the allocator did not start")
+    tokenizer = load_tokenizer(policy)
+    pool = ServerPool([VllmServer(url) for url in config.rollouts.urls])
+    meter = Meter(config.rollouts.urls)
+    problems = tasks.get("arithmetic", {"size": options.prompts * (options.repetitions + 1)}).train()
+    try:
+        await FilesystemPublisher(pool).publish(policy, 0)
+        async with AllocatorClient(url, key.read_text().strip()) as allocator:
+            arms = Arms(
+                pool,
+                allocator,
+                lambda prompt: encode_prompt(tokenizer, prompt, chat_template=False),
+                Sampling(max_tokens=options.tokens),
+                over_issue=options.over_issue,
+            )
+            await arms.declare()
+            return [
+                ratio
+                for step in range(options.repetitions + 1)
+                if (ratio := await _pair(arms, meter, step, _step_of(problems, step, options.prompts))) is not None
+            ]
+    finally:
+        await meter.close()
+        await pool.close()
+
+
+def _step_of(problems: Sequence[Problem], step: int, count: int) -> Sequence[Problem]:
+    return problems[step * count : (step + 1) * count]
+
+
+async def _pair(arms: Arms, meter: Meter, step: int, problems: Sequence[Problem]) -> float | None:
+    """Measure one step in both arms and print them; the first warms everything up and does not count."""
+    async with meter.reading() as budgeted:
+        with_allocator = await arms.budgeted(problems, step)
+    async with meter.reading() as fixed:
+        without = await arms.fixed(problems, with_allocator.rollouts, step)
+    if step == 0:
+        print("  arm        rollouts  in vain  waves  tokens  seconds  tokens/s   busy  together  queued s")
+        return None
+    _row("budgeted", with_allocator, budgeted)
+    _row("fixed 16", without, fixed)
+    return budgeted.tokens_per_second / fixed.tokens_per_second
+
+
+def _row(name: str, drawn: Drawn, reading: Reading) -> None:
+    print(
+        f"  {name:9}  {drawn.rollouts:8}  {drawn.cancelled:7}  {drawn.waves:5}  {reading.tokens:6.0f}  "
+        f"{reading.seconds:7.1f}  {reading.tokens_per_second:8.0f}  {reading.busy:5.0%}  {reading.together:8.1f}  "
+        f"{reading.queued_s:8.2f}"
+    )
+
+
+def _conclude(ratios: Sequence[float]) -> int:
+    logs = [math.log(ratio) for ratio in ratios]
+    mean = math.exp(statistics.fmean(logs))
+    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
+    print(
+        f"tokens per second, with the allocator over without: {mean:.3f} (geometric mean of {len(ratios)} pairs, "
+        f"{min(ratios):.3f} to {max(ratios):.3f}, standard error {error:.1%}); target {TARGET}"
+    )
+    return 0 if mean >= TARGET else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.utilisation", description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=6, help="pairs that count (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=96, help="prompts of a step (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=96, help="longest completion (default: %(default)s)")
+    parser.add_argument("--servers", type=int, default=1, help="vLLM servers (default: %(default)s)")
+    parser.add_argument(
+        "--sequences", type=int, default=32, help="completions that a server runs together (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--over-issue", type=float, default=0.0, help="open this share of prompts more, cancel the last (default: 0)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The two ways to draw the same number of rollouts: groups sized by the allocator's services, and groups of 16 without any.
+
+The policy is random and its answers are worth nothing, so outcomes are coins: a completion's text decides, heads with a
+probability of its prompt's own. The allocator cannot tell, and its groups end after different numbers of waves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rollout_budget.client.base import Allocator
+from rollout_budget.wire import RunSpec
+from trainer.rollouts.pool import ServerPool
+from trainer.types import Problem, Sampling
+from trainer.waves import Collector
+
+GROUP = 16
+"""Fixed group size of the arm without an allocator."""
+RUN = "utilisation"
+
+
+class Coins:
+    """Obeys `trainer.types.Verifier`."""
+
+    async def grade(self, problem: Problem, texts: Sequence[str]) -> list[float]:
+        """Return 0 or 1 for each text."""
+        return [float(_uniform(f"{problem.key}/{text}") < _uniform(problem.key)) for text in texts]
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+def _uniform(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one arm drew: completions returned, and completions begun in vain."""
+
+    rollouts: int
+    cancelled: int = 0
+    waves: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Both arms, on the same servers.
+
+    Attributes:
+        over_issue: share of prompts opened beyond those that a step needs; see `rollouts.over_issue`.
+    """
+
+    pool: ServerPool
+    allocator: Allocator
+    encode: Callable[[str], Sequence[int]]
+    sampling: Sampling
+    over_issue: float = 0.0
+
+    async def declare(self) -> None:
+        """Tell the allocator of the run."""
+        await self.allocator.create_run(RunSpec(run_id=RUN, policy=RUN))
+
+    async def budgeted(self, problems: Sequence[Problem], step: int) -> Drawn:
+        """Draw a step's groups as the trainer does, on the services."""
+        collector = Collector(
+            run_id=RUN,
+            allocator=self.allocator,
+            generator=self.pool,
+            verifier=Coins(),
+            encode=self.encode,
+            sampling=self.sampling,
+        )
+        enough = round(len(problems) / (1.0 + self.over_issue)) if self.over_issue else None
+        before = self.pool.counts.cancelled
+        _, stats = await collector.collect(problems, step=step, version=0, enough=enough)
+        return Drawn(stats.used, self.pool.counts.cancelled - before, stats.waves)
+
+    async def fixed(self, problems: Sequence[Problem], rollouts: int, step: int) -> Drawn:
+        """Draw so many rollouts in groups of 16 for the first of the same prompts, all at once; the last may be smaller."""
+        sizes = [min(GROUP, rollouts - first) for first in range(0, rollouts, GROUP)]
+        if len(sizes) > len(problems):
+            raise ValueError(f"{rollouts} rollouts need {len(sizes)} prompts, and there are {len(problems)}")
+
+        async def group(place: int, count: int) -> int:
+            samples = await self.pool.generate(
+                self.encode(problems[place].prompt),
+                count=count,
+                sampling=self.sampling,
+                version=0,
+                seed=step * 2**20 + place * 2**10,
+            )
+            await Coins().grade(problems[place], [sample.text for sample in samples])
+            return len(samples)
+
+        drawn = await asyncio.gather(*(group(place, count) for place, count in enumerate(sizes)))
+        return Drawn(sum(drawn), waves=len(sizes))
