@@ -103,7 +103,7 @@ def test_the_configuration_and_the_task_have_the_same_levels(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("sorting", {"levels": [1], "size": 5001, "held_out_size": 5000}), ("countdown", {"levels": [1], "size": 50_000})],
+    [("sorting", {"levels": [1], "size": 10_001, "held_out_size": 10_000}), ("countdown", {"levels": [1], "size": 50_000})],
 )
 def test_a_pool_that_does_not_fit_says_what_to_ask_for(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"task\.{name}: {options['size']} problems do not fit .* ask for fewer"):
@@ -111,9 +111,9 @@ def test_a_pool_that_does_not_fit_says_what_to_ask_for(name: str, options: dict[
 
 
 def test_a_level_can_be_used_up() -> None:
-    """All 10,000 lists of four digits are problems: the count of a level is exact, not a bound."""
-    task = made("sorting", levels=[1], size=5000, held_out_size=5000)
-    assert len({problem.key for problem in [*task.train(), *task.held_out()]}) == 10_000
+    """All 10,000 lists of four digits are problems, in either order: the count of a level is exact, not a bound."""
+    task = made("sorting", levels=[1], size=10_000, held_out_size=10_000)
+    assert len({problem.key for problem in [*task.train(), *task.held_out()]}) == 20_000
 
 
 def test_the_size_of_a_modular_level_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Numbers to be put in order: `52 17 38>` is answered by `173852`, `4152>` by `1245`.
+"""Numbers to be put in order: `52 17 38<` is answered by `173852` (ascending), `4152>` by `5421` (descending).
 
 A level says how many numbers there are and how many digits each has. All have the same number of digits, so that an answer
 needs nothing between them: it stays within what the demo policy may write.
@@ -28,13 +28,15 @@ class Sorting(Generated):
     last_level: ClassVar[int] = max(SHAPES)
 
     def level_size(self, level: int) -> int:
-        """Return the number of lists of so many numbers."""
+        """Return the number of lists of so many numbers, for either order."""
         count, digits = SHAPES[level]
-        return int(10 ** (count * digits))
+        return int(2 * 10 ** (count * digits))
 
     def draw(self, generator: random.Random, level: int) -> Problem:
         """Return a problem, all of the level being equally likely."""
         count, digits = SHAPES[level]
         numbers = [f"{generator.randrange(10**digits):0{digits}}" for _ in range(count)]
-        shown = (" " if digits > 1 else "").join(numbers)
-        return Problem(key=f"sorting/{shown}", prompt=f"{shown}>", answer="".join(sorted(numbers)), level=level)
+        order = generator.choice("<>")
+        shown = (" " if digits > 1 else "").join(numbers) + order
+        answer = "".join(sorted(numbers, reverse=order == ">"))
+        return Problem(key=f"sorting/{shown}", prompt=shown, answer=answer, level=level)
