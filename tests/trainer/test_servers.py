@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from trainer.errors import ServerFailed
+from trainer.errors import ConfigError, ServerFailed
 from trainer.servers import ServerProcess, ServerSpec, VllmOptions, find_vllm, vllm_server
 
 ROOT = Path(__file__).parents[2]
@@ -164,3 +164,20 @@ def test_the_vllm_command_line_carries_its_options() -> None:
     assert not {"--enforce-eager", "--kv-cache-memory-bytes", "uni"} & set(served.command)
     assert "OMP_NUM_THREADS" not in served.env
     assert served.env["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+@pytest.mark.parametrize("backend", ["filesystem", "lora", "nccl", "gloo"])
+def test_the_vllm_command_line_is_that_of_its_back_end(backend: str) -> None:
+    served = vllm_server(Path("model"), Path("python"), VllmOptions.of("cuda", dtype="bfloat16", backend=backend))
+    engine = {"filesystem": "fs", "nccl": "nccl", "gloo": "gloo"}.get(backend)
+    assert (f'{{"backend": "{engine}"}}' in served.command) == (engine is not None)
+    assert ("--worker-extension-cls" in served.command) == (engine in {"fs", "gloo"})
+    assert ("--enable-lora" in served.command) == (backend == "lora")
+    assert served.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == str(int(backend == "lora"))
+
+
+def test_vllm_is_asked_for_a_rank_that_it_knows() -> None:
+    served = vllm_server(Path("model"), Path("python"), VllmOptions(backend="lora", lora_rank=24))
+    assert served.command[served.command.index("--max-lora-rank") + 1] == "32"
+    with pytest.raises(ConfigError, match="rank 512 at most"):
+        vllm_server(Path("model"), Path("python"), VllmOptions(backend="lora", lora_rank=513))
