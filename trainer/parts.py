@@ -82,6 +82,11 @@ class ServicePriors:
 
 def _generation(config: Config) -> tuple[Generator, WeightPublisher]:
     if not config.rollouts.urls:
+        if config.weights.backend != "filesystem":
+            raise ConfigError(
+                f'weights.backend = "{config.weights.backend}" needs vLLM servers: name them in rollouts.urls, or let '
+                "`python -m trainer launch` start one"
+            )
         local = InProcessGenerator(device=device_kind(config.learner.device), keep=config.weights.keep)
         return local, local
     return served(config)

@@ -175,3 +175,18 @@ def test_a_recipe_that_is_not_there_is_told_with_its_neighbours() -> None:
         load(recipe="gpro")
     with pytest.raises(ConfigError, match="there are dapo, dr_grpo"):
         load(recipe="xyz")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["learner.lora.rank=8"], r'set weights\.backend = "lora"'),
+        (["weights.backend=lora"], r"set learner\.lora\.rank"),
+        (["learner.advantage_scale=group_std"], "needs a baseline from the group itself"),
+        (["rollouts.urls=['http://a', 'http://b']", "rollouts.weights=[1]"], "1 numbers for 2 urls"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told(overrides: list[str], told: str) -> None:
+    """Each says what to write instead."""
+    with pytest.raises(ConfigError, match=told):
+        load(None, overrides)

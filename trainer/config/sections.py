@@ -167,6 +167,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapters_travel_as_such(self) -> Config:
+        adapters, sent = self.learner.lora.rank > 0, self.weights.backend == "lora"
+        if adapters and not sent:
+            raise ValueError('learner.lora.rank above 0 trains adapters; set weights.backend = "lora" to serve them')
+        if sent and not adapters:
+            raise ValueError('weights.backend = "lora" serves adapters; set learner.lora.rank, 16 for example')
+        return self
+
+    @model_validator(mode="after")
     def _scaled_by_its_own(self) -> Config:
         own = ("group_mean", "leave_one_out")
         if self.learner.advantage_scale == "group_std" and self.allocator.estimator not in own:

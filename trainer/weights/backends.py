@@ -11,6 +11,7 @@ from functools import partial
 from trainer.config import Config
 from trainer.rollouts.pool import Patience, ServerPool
 from trainer.rollouts.vllm import ANSWER_S, VllmServer
+from trainer.runs import starts_of
 from trainer.types import WeightPublisher
 from trainer.weights.adapters import AdapterPublisher
 from trainer.weights.broadcast import BroadcastPublisher
@@ -28,10 +29,11 @@ def served(config: Config) -> tuple[ServerPool, WeightPublisher]:
         ConfigError: the back end cannot work here.
     """
     settings = config.rollouts
+    start = starts_of(config.run.output_dir / config.run.id)
     servers = [
         VllmServer(
             url,
-            run=config.run.id,
+            run=f"{config.run.id}.{start}",  # what a killed learner published is never taken for what this one does
             prompts_per_call=settings.prompts_per_call,
             calls=settings.calls_per_server,
             answer_s=min(ANSWER_S, settings.deadline_s / ANSWERS_PER_DEADLINE),
