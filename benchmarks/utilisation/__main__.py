@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from benchmarks.utilisation.arms import Arms, Drawn
+from benchmarks.utilisation.arms import RUN, Arms, Drawn
 from benchmarks.utilisation.meter import Meter, Reading
 from rollout_budget.client import AllocatorClient
 from trainer import tasks
@@ -30,12 +30,15 @@ from trainer.launch import staged
 from trainer.policy import character_tokenizer, demo_model, encode_prompt, load_tokenizer
 from trainer.rollouts.pool import ServerPool
 from trainer.rollouts.vllm import VllmServer
+from trainer.runs import run_spec
 from trainer.servers import ServerProcess, VllmOptions, find_vllm, vllm_server
 from trainer.types import Problem, Sampling
 from trainer.weights.exports import export_directory
 from trainer.weights.filesystem import FilesystemPublisher
 
 TARGET = 0.95
+SHAPE = DemoPolicySection(hidden_size=256, intermediate_size=768, layers=6)
+"""Five million parameters: large enough that a step takes tens of seconds on two cores, as no decision of it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_policy(folder: Path) -> Path:
-    """Write a randomly initialised policy of the demo's size; it stops about once in a hundred tokens."""
+    """Write a randomly initialised policy; it stops about once in a hundred tokens."""
     with export_directory(folder / "weights", 0) as directory:
         tokenizer = character_tokenizer()
         tokenizer.save_pretrained(directory)
-        demo_model(DemoPolicySection(), tokenizer).save_pretrained(directory)
+        demo_model(SHAPE, tokenizer).save_pretrained(directory)
     return folder / "weights" / "v0"
 
 
@@ -100,7 +103,7 @@ async def _measure(config: Config, policy: Path, options: argparse.Namespace) ->
                 Sampling(max_tokens=options.tokens),
                 over_issue=options.over_issue,
             )
-            await arms.declare()
+            await allocator.create_run(run_spec(config, Path(RUN)))
             return [
                 ratio
                 for step in range(options.repetitions + 1)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rollout_budget.client.base import Allocator
-from rollout_budget.wire import RunSpec
 from trainer.rollouts.pool import ServerPool
 from trainer.types import Problem, Sampling
 from trainer.waves import Collector
@@ -20,6 +19,7 @@ from trainer.waves import Collector
 GROUP = 16
 """Fixed group size of the arm without an allocator."""
 RUN = "utilisation"
+"""Name of the run that the allocator is told of."""
 
 
 class Coins:
@@ -59,10 +59,6 @@ class Arms:
     encode: Callable[[str], Sequence[int]]
     sampling: Sampling
     over_issue: float = 0.0
-
-    async def declare(self) -> None:
-        """Tell the allocator of the run."""
-        await self.allocator.create_run(RunSpec(run_id=RUN, policy=RUN))
 
     async def budgeted(self, problems: Sequence[Problem], step: int) -> Drawn:
         """Draw a step's groups as the trainer does, on the services."""

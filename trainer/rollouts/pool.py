@@ -30,6 +30,9 @@ Bring = Callable[[VllmServer], Awaitable[None]]
 BringTogether = Callable[[Sequence[VllmServer]], Awaitable[dict[str, TrainerError]]]
 """Brings several servers to the current weights in one go; returns what failed by URL."""
 
+GLANCE_S = 2.0
+"""Longest wait for the health of a server that is out of service: one that hangs must not hold up every update."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -175,17 +178,13 @@ class ServerPool:
                 raise error
 
         self._bring = bring_one
+        looks = await asyncio.gather(*(_health(member) for member in self._members))
+        failures = {member.server.url: error for member, error in zip(self._members, looks, strict=True) if error}
         async with AsyncExitStack() as updates:
-            for member in self._members:
+            answering = [member for member in self._members if member.server.url not in failures]
+            for member in answering:
                 await updates.enter_async_context(member.update)
-            looks = await asyncio.gather(*(_health(member.server) for member in self._members))
-            failures = {
-                member.server.url: error
-                for member, error in zip(self._members, looks, strict=True)
-                if error is not None
-            }
-            answering = [member.server for member in self._members if member.server.url not in failures]
-            failures |= await bring(answering) if answering else {}
+            failures |= await bring([member.server for member in answering]) if answering else {}
         for member in self._members:
             if (error := failures.get(member.server.url)) is not None:
                 self._take_out(member, error)
@@ -292,7 +291,7 @@ class ServerPool:
             await asyncio.gather(*(self._look_at(member) for member in busy))
 
     async def _look_at(self, member: _Member) -> None:
-        if (error := await _health(member.server)) is not None:
+        if (error := await _health(member)) is not None:
             self._take_out(member, error)
             for call in member.calls:
                 call.cancel()
@@ -311,13 +310,13 @@ class ServerPool:
             await self._bring_up(member)
 
     async def _bring_up(self, member: _Member) -> TrainerError | None:
-        async with member.update:
-            error = await _health(member.server)
-            try:
-                if error is None and self._bring is not None:
+        error = await _health(member)
+        if error is None and self._bring is not None:
+            async with member.update:
+                try:
                     await self._bring(member.server)
-            except TrainerError as failure:
-                error = failure
+                except TrainerError as failure:
+                    error = failure
         if error is not None:
             self._take_out(member, error)
         else:
@@ -332,10 +331,10 @@ class ServerPool:
             self._back.notify_all()
 
 
-async def _health(server: VllmServer) -> TrainerError | None:
+async def _health(member: _Member) -> TrainerError | None:
     """Return why a server is not healthy, or None."""
     try:
-        await server.call("GET", "/health", timeout_s=LOOK_S)
+        await member.server.call("GET", "/health", timeout_s=LOOK_S if member.in_service else GLANCE_S)
     except TrainerError as error:
         return error
     return None

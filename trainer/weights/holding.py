@@ -20,6 +20,8 @@ LOADING = "loading-"
 """Prefix of the label that a server shows while its weights change: equal to no version."""
 STEP_S = 120.0
 """Longest wait for one step of an update: reading some 15 GB from a local disk."""
+HOLD_S = 30.0
+"""Longest wait for pausing, aborting and resuming, which do no work of their own."""
 RESET_ATTEMPTS = 20
 RESET_PAUSE_S = 0.1
 """The prefix cache is reset only once its last block is free: 2 s for what pausing has left behind."""
@@ -51,7 +53,7 @@ async def held(server: VllmServer, *, drain: bool) -> AsyncIterator[None]:
 async def _frozen(server: VllmServer) -> AsyncIterator[None]:
     """If the block ends badly the weights may be torn, so what was held back is aborted rather than continued on them."""
     try:
-        await server.call("POST", "/pause", timeout_s=STEP_S, mode="keep")
+        await server.call("POST", "/pause", timeout_s=HOLD_S, mode="keep")
         yield
     except BaseException:
         with suppress(GenerationFailed):
@@ -66,7 +68,7 @@ async def _drained(server: VllmServer) -> AsyncIterator[None]:
     server.gate.close()
     try:
         try:
-            await server.call("POST", "/pause", timeout_s=STEP_S, mode="abort")
+            await server.call("POST", "/pause", timeout_s=HOLD_S, mode="abort")
             await _until_empty(server)
             yield
         finally:
@@ -87,9 +89,9 @@ async def insist(server: VllmServer, path: str) -> None:
     """Call a route that is safe to repeat; a server may close the connection that an error was sent on."""
     for _ in range(INSIST_ATTEMPTS - 1):
         with suppress(ServerUnusable):
-            await server.call("POST", path, json={}, timeout_s=STEP_S)
+            await server.call("POST", path, json={}, timeout_s=HOLD_S)
             return
-    await server.call("POST", path, json={}, timeout_s=STEP_S)
+    await server.call("POST", path, json={}, timeout_s=HOLD_S)
 
 
 async def unlabel(server: VllmServer, version: int) -> None:

@@ -9,6 +9,7 @@ engine of later versions, that of `gloo` is `nccl`'s.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -59,8 +60,17 @@ class FilesystemEngine(WeightTransferEngine):  # type: ignore[misc] # vLLM lives
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load the directory; unlike the base class, without a device synchronisation, which CPUs lack."""
-        self.receive_weights(self.parse_update_info(update_info))
+        """Receive weights; unlike the base class, without a device synchronisation, which CPUs lack.
+
+        After a failure the model's layers are put together again, whatever they hold: left half open, they would refuse
+        the next update too.
+        """
+        try:
+            self.receive_weights(self.parse_update_info(update_info))
+        except BaseException:
+            with suppress(Exception):
+                finalize_layerwise_reload(self.model, self.model_config)
+            raise
 
     def receive_weights(self, update_info: FilesystemUpdate) -> None:
         """Load the directory.
