@@ -1,0 +1,112 @@
+"""One run of the study as a value: what is learned by which method at which rate and seed, and its configuration.
+
+Owns tasks, pools, sizes and seeds. A cell's hash is that of the whole configuration but for places on disk, so a result
+counts as done only where every setting is still the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.learning.methods import ALL, Settings
+from trainer.config import Config, parse
+
+Pool = Literal["recurring", "stream"]
+
+POOLS: Mapping[Pool, int] = {"recurring": 1000, "stream": 14_000}
+"""Prompts to draw from: some that come back several times in a run, and more than any run opens."""
+TASKS: Mapping[str, Settings] = {
+    "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 100},
+    "arithmetic": {"task.name": "arithmetic", "task.arithmetic.levels": [1, 2], "policy.demo.warmup_steps": 1000},
+}
+"""Seven digits to be put in order; sums and differences of one and two digits. Each has the warm-up after which its policy
+is right about one time in three: earlier than that, hardly any method learned anything."""
+ROLLOUTS = 12_800
+"""Of every run: 50 steps of 256."""
+HELD_OUT = 320
+"""Problems of a measurement, one sampled completion each: a standard error of at most .028."""
+RATES = (2e-4, 4e-4, 8e-4)
+"""Learning rates that every method is tried at."""
+SEEDS = (0, 1, 2, 3, 4)
+TUNING_SEEDS = (100, 101)
+"""Seeds of the order of prompts and of sampling; those of the tuning are never measured on. All start from one policy."""
+COMMON: Settings = {
+    "run.rollouts": ROLLOUTS,
+    "rollouts.per_step": 256,
+    "policy.demo.hidden_size": 64,
+    "policy.demo.intermediate_size": 128,
+    "policy.demo.layers": 2,
+    "policy.demo.heads": 2,
+    "policy.demo.kv_heads": 1,
+    "evaluation.every": 2,
+    "evaluation.prompts": HELD_OUT,
+    "checkpoint.every": 1_000_000,
+    "weights.check": False,
+    "logging.progress": False,
+    "learner.lr_warmup_steps": 5,
+    "learner.entropy": True,
+    "learner.device": "cpu",
+}
+"""What all runs share: a policy of 87,000 parameters, and a measurement about every 512 rollouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run."""
+
+    task: str
+    pool: Pool
+    method: str
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for logs and folders."""
+        plain = self.method.lower().replace(",", "").replace("'", "").replace(" ", "-")
+        return f"{plain}-{self.task}-{self.pool}-{self.rate:g}-{self.seed}"
+
+    def config(self, places: Settings | None = None) -> Config:
+        """Return the configuration of the run.
+
+        Args:
+            places: settings that say where files are; they change nothing of the result.
+        """
+        task = TASKS[self.task]
+        name = task["task.name"]
+        own = {
+            f"task.{name}.size": POOLS[self.pool],
+            f"task.{name}.held_out_size": HELD_OUT,
+            "run.seed": self.seed,
+            "run.name": self.method,
+            "learner.lr": self.rate,
+        }
+        return parse(nested({**COMMON, **ALL[self.method].settings(), **task, **own, **(places or {})}))
+
+    @property
+    def digest(self) -> str:
+        """A hash of every setting."""
+        text = json.dumps(self.config().model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def places(folder: Path, cache: Path, name: str) -> Settings:
+    """Return where a run keeps its files."""
+    return {"run.output_dir": str(folder), "run.cache_dir": str(cache), "run.id": name}
+
+
+def nested(settings: Settings) -> dict[str, Any]:
+    """Return settings by dotted name as tables within tables."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        *sections, last = name.split(".")
+        inside = found
+        for section in sections:
+            inside = inside.setdefault(section, {})
+        inside[last] = value
+    return found
