@@ -95,9 +95,7 @@ def _speed(case: Case, out: Path, where: World) -> None:
         tokens = sum(map(len, rows))
         norm, seconds = math.nan, (0.0, 0.0)
         if plain is not None:
-            torch.set_num_threads(case.ranks)
             norm, seconds = _timed(lambda: plain.step(rows))  # noqa: B023 - called at once
-            torch.set_num_threads(1)
         found["plain"].append((tokens, *seconds))
         where.barrier()
         ours, (wall_s, cpu_s) = _timed(lambda: learner.step(rows).grad_norm)  # noqa: B023 - called at once
