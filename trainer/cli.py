@@ -80,10 +80,14 @@ def launch(
     recipe: Recipe = None,
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option("--nproc", min=1, help="Ranks of the learner on this machine.")] = 1,
+    servers: Annotated[
+        int | None, typer.Option(min=1, help="vLLM servers to start; by default one per GPU that the learner leaves.")
+    ] = None,
 ) -> None:
     """Start the servers that the configuration does not name, train, and end them, also on Ctrl-C and on failure.
 
-    Their data and logs are kept in the folder `servers` of run.output_dir.
+    With GPUs, the learner's ranks take the first ones, servers the others; with one GPU they share it. Data and logs are
+    kept in the folder `servers` of run.output_dir.
     """
     settings = read(config_file, overrides, recipe)
     from trainer import launch as launching  # noqa: PLC0415 - needs torch
@@ -92,7 +96,8 @@ def launch(
 
     with told():
         directory = settings.run.output_dir / "servers"
-        with launching.staged(settings, directory, ensure_policy(settings), typer.echo) as stage:
+        policy = ensure_policy(settings)
+        with launching.staged(settings, directory, policy, typer.echo, ranks=processes, servers=servers) as stage:
             if processes > 1:
                 arguments = [
                     *([str(config_file)] if config_file else []),

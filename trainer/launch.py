@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer.config import Config
 from trainer.errors import ServerFailed
+from trainer.placement import Place, place
 from trainer.servers import ServerProcess, ServerSpec, VllmOptions, find_vllm, vllm_server
 
 PRIOR = "prior service"
@@ -36,10 +38,20 @@ class Stage:
 
 
 @contextmanager
-def staged(config: Config, directory: Path, model: Path, say: Say) -> Iterator[Stage]:
+def staged(
+    config: Config, directory: Path, model: Path, say: Say, *, ranks: int = 1, servers: int | None = None
+) -> Iterator[Stage]:
     """Start the missing servers, keep their data and logs in `directory`, end them after the block.
 
     Synchronous, because training runs in the main thread, where Ctrl-C arrives.
+
+    Args:
+        config: says what is missing.
+        directory: for data and logs.
+        model: that vLLM serves at first.
+        say: told of each server that is ready.
+        ranks: of the learner, whose GPUs are left to it.
+        servers: vLLM servers to start; by default one per GPU that is left, or one.
 
     Raises:
         ServerFailed: one did not start; those that did are ended.
@@ -47,7 +59,8 @@ def staged(config: Config, directory: Path, model: Path, say: Say) -> Iterator[S
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            yield runner.run(stack.enter_async_context(_started(config, directory, model, say)))
+            crew = _Crew(directory, stack, say, ranks, servers)
+            yield runner.run(_started(crew, config, model))
         finally:
             runner.run(stack.aclose())
 
@@ -76,15 +89,12 @@ def train_on(config: Config, arguments: Sequence[str], processes: int) -> None:
         raise ServerFailed(f"training under torchrun ended with status {status}; its messages are above")
 
 
-@asynccontextmanager
-async def _started(config: Config, directory: Path, model: Path, say: Say) -> AsyncIterator[Stage]:
-    async with AsyncExitStack() as stack:
-        crew = _Crew(directory, stack, say)
-        async with asyncio.TaskGroup() as group:
-            services = group.create_task(crew.services(config))
-            generators = group.create_task(crew.generators(config, model))
-        rollouts = config.rollouts.model_copy(update={"urls": generators.result()})
-        yield Stage(services.result().model_copy(update={"rollouts": rollouts}), crew.processes)
+async def _started(crew: _Crew, config: Config, model: Path) -> Stage:
+    async with asyncio.TaskGroup() as group:
+        services = group.create_task(crew.services(config))
+        generators = group.create_task(crew.generators(config, model))
+    rollouts = config.rollouts.model_copy(update={"urls": generators.result()})
+    return Stage(services.result().model_copy(update={"rollouts": rollouts}), crew.processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ class _Crew:
     directory: Path
     stack: AsyncExitStack
     say: Say
+    ranks: int = 1
+    servers: int | None = None
     processes: dict[str, ServerProcess] = field(default_factory=dict)
 
     async def services(self, config: Config) -> Config:
@@ -116,7 +128,7 @@ class _Crew:
         )
 
     async def generators(self, config: Config, model: Path) -> list[str]:
-        """Start one vLLM server, unless some are given; return the URLs, none where no build works here."""
+        """Start vLLM servers, unless some are given; return the URLs, none where no build works here."""
         if config.rollouts.urls:
             return config.rollouts.urls
         build = await find_vllm()
@@ -125,8 +137,15 @@ class _Crew:
             return []
         backend, rank = config.weights.backend, config.learner.lora.rank
         options = VllmOptions.of(build.device, dtype=config.weights.dtype, backend=backend, lora_rank=rank)
-        spec = vllm_server(model, build.python, options)
-        return [(await self._start(spec)).url]
+        gpus = [] if build.device == "cpu" else visible_gpus()
+        places = place(gpus, ranks=self.ranks, servers=self.servers)
+        specs = [
+            _placed(
+                vllm_server(model, build.python, replace(options, extra=(*options.extra, *spot.flags))), spot, number
+            )
+            for number, spot in enumerate(places, start=1)
+        ]
+        return [process.url for process in await asyncio.gather(*map(self._start, specs))]
 
     async def _start(self, spec: ServerSpec) -> ServerProcess:
         log = self.directory / "logs" / f"{spec.name.replace(' ', '-')}.log"
@@ -136,6 +155,20 @@ class _Crew:
         self.say(f"{spec.name} is ready at {process.url} after {seconds:.0f} s (log: {log})")
         self.processes[spec.name] = process
         return process
+
+
+def visible_gpus() -> list[str]:
+    """Return this machine's GPUs as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _placed(spec: ServerSpec, spot: Place, number: int) -> ServerSpec:
+    """Return a server on its devices, with a name of its own."""
+    name = spec.name if number == 1 else f"{spec.name} {number}"
+    return replace(spec, name=name, env={**spec.env, **spot.env})
 
 
 def prior_service(data: Path) -> ServerSpec:
