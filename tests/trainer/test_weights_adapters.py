@@ -118,9 +118,10 @@ async def test_an_adapter_that_a_call_needs_stays_and_so_does_its_folder(tmp_pat
 
 async def test_an_earlier_attempt_of_this_run_is_cleared_away_and_no_other_run(tmp_path: Path) -> None:
     """A resumed run draws version 7 anew: the adapter of that number from before must neither be used nor stay."""
-    before, others = "policy-a-00000000-v7", ["policy-a-b-00000000-v7", "policy-b-00000000-v7", "policy-a-notes"]
-    fake = Adapters(before, *others)
-    pool = pool_of(fake, run="a")
+    before = ["policy-a.4-00000000-v7", "policy-a.3-11111111-v6"]
+    others = ["policy-a-b.4-00000000-v7", "policy-b.4-00000000-v7", "policy-a.4.4-00000000-v7", "policy-a.4-notes"]
+    fake = Adapters(*before, *others)
+    pool = pool_of(fake, run="a.4")
     (server,) = pool.servers
     await AdapterPublisher(pool).publish(export(tmp_path, 7), 7)
     assert set(fake.held) == {server.adapter(7), *others}

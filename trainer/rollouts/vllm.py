@@ -240,8 +240,8 @@ class VllmServer:
 
     @property
     def adapters_of_run(self) -> str:
-        """What the names of all adapters of this run begin with, those of earlier attempts included."""
-        return self._adapters.rpartition("-")[0] + "-"
+        """What the names of all adapters of this run begin with."""
+        return self._adapters.rpartition("-")[0]
 
     def label(self, version: int) -> str:
         """Return what the server shows while it holds `version` of this run."""

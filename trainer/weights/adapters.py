@@ -78,7 +78,11 @@ def _adapter(name: str, directory: Path) -> dict[str, str]:
 
 
 async def _adapters(server: VllmServer) -> set[str]:
-    """Return the names of this run's adapters that a server holds, those of an earlier attempt included."""
+    """Return the names of this run's adapters that a server holds, those of its earlier starts included.
+
+    A run that is started for the nth time ends its name in `.n`.
+    """
     models = (await server.call("GET", "/v1/models", timeout_s=STEP_S))["data"]
-    ours = re.compile(re.escape(server.adapters_of_run) + r"[0-9a-f]{8}-v\d+")
+    any_start = re.escape(re.sub(r"\.\d+$", "", server.adapters_of_run))
+    ours = re.compile(any_start + r"(\.\d+)?-[0-9a-f]{8}-v\d+")
     return {str(model["id"]) for model in models if ours.fullmatch(str(model["id"]))}
