@@ -18,8 +18,12 @@ from trainer.config import Config, parse
 
 Pool = Literal["recurring", "stream"]
 
-POOLS: Mapping[Pool, int] = {"recurring": 1000, "stream": 14_000}
-"""Prompts to draw from: some that come back several times in a run, and more than any run opens."""
+POOLS: tuple[Pool, ...] = ("recurring", "stream")
+"""Prompts to draw from: some that come back several times in a run, or more than any run opens."""
+RECURRING = 1000
+"""Prompts of a pool that recurs: met six times in a run with two rollouts a prompt."""
+STREAMS: Mapping[str, int] = {"sorting": 28_000, "arithmetic": 14_000}
+"""Prompts of a pool that does not: more than 50 steps of 512 candidates, or all that there are."""
 TASKS: Mapping[str, Settings] = {
     "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 100},
     "arithmetic": {"task.name": "arithmetic", "task.arithmetic.levels": [1, 2], "policy.demo.warmup_steps": 1000},
@@ -80,7 +84,7 @@ class Cell:
         task = TASKS[self.task]
         name = task["task.name"]
         own = {
-            f"task.{name}.size": POOLS[self.pool],
+            f"task.{name}.size": RECURRING if self.pool == "recurring" else STREAMS[self.task],
             f"task.{name}.held_out_size": HELD_OUT,
             "run.seed": self.seed,
             "run.name": self.method,
