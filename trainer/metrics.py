@@ -59,6 +59,8 @@ class StepMetrics(BaseModel):
         kl: estimate of KL(sampling policy || updated policy) while updating.
         entropy: of the policy; None unless asked for.
         mismatch: mean |log p of the learner - log p of the server| before the update.
+        kl_reference: estimate of KL(policy || first policy); None unless `learner.kl` is above 0.
+        truncated: share of tokens whose importance weight was capped.
         skipped: updates that were left out because their gradient was no number.
         tokens_per_second: that the learner took, prompts included.
         peak_memory_bytes: of the learner on rank 0.
@@ -101,6 +103,8 @@ class StepMetrics(BaseModel):
     kl: float | None = None
     entropy: float | None = None
     mismatch: float | None = None
+    kl_reference: float | None = None
+    truncated: float = 0.0
     skipped: int = 0
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None

@@ -35,7 +35,6 @@ def step_row(
     figures = {
         **_drawing(batch.drawn, batch.groups),
         **_learning(learned),
-        **_staleness(batch.groups, version=done.step - 1),
         "prior_squared_error": quality.squared_prior_error,
         "prior_explained_variance": quality.explained_variance,
         "prior_strength": quality.strength,
@@ -86,10 +85,8 @@ def _learning(learned: StepStatistics) -> dict[str, object]:
         "skipped": learned.skipped,
         "tokens_per_second": learned.tokens_per_second,
         "peak_memory_bytes": learned.peak_memory_bytes,
+        "staleness_mean": learned.mean_staleness,
+        "staleness_max": learned.max_staleness,
+        "truncated": learned.truncated,
+        "kl_reference": learned.kl_reference,
     }
-
-
-def _staleness(groups: Sequence[RolloutGroup], *, version: int) -> dict[str, object]:
-    """Return by how many versions the tokens are older than the weights that learned from them."""
-    ages = [version - own for group in groups for sample in group.samples for own in sample.token_versions]
-    return {"staleness_mean": sum(ages) / len(ages), "staleness_max": max(ages)} if ages else {}
