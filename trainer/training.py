@@ -8,7 +8,6 @@ on here from its last checkpoint, learns again what it had drawn since, and only
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +179,7 @@ class Training:
         Raises:
             Diverged: so many steps in a row had a gradient that is no number.
         """
-        if math.isfinite(learned.grad_norm) and math.isfinite(learned.loss):
+        if learned.updates or not learned.skipped:
             self._diverged = 0
             return
         self._diverged += 1
