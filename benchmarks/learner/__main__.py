@@ -1,10 +1,10 @@
 """`python -m benchmarks.learner`: tokens per second and peak memory of a learner's step, beside a plain PyTorch loop's.
 
 Both sides do the same update on the same rows, by turns, in one process; gradient norms must agree before a figure is
-printed. A rank has one CPU core or one GPU, and so has the plain loop: with several ranks the ratio is the gain from them.
-Tokens are those of prompts and completions, through the forward and the backward pass. Peak memory on CPUs is the process's, which
-is a few hundred MB before it does anything; on GPUs what is allocated, of the rank that has most. On a shared machine
-the ratio of processor seconds is the one to read.
+printed. A rank has one CPU core or one GPU, and so has the plain loop: with several ranks the ratio is the gain from
+them. Tokens are those of prompts and completions, through the forward and the backward pass. Peak memory on CPUs is the
+process's, which is a few hundred MB before it does anything; on GPUs what is allocated, of the rank that has most. On a
+shared machine the ratio of processor seconds is the one to read.
 """
 
 from __future__ import annotations
