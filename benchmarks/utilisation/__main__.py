@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from benchmarks.utilisation.arms import RUN, Arms, Drawn
+from benchmarks.utilisation.arms import RUN, Arms, Drawn, in_turn
 from benchmarks.utilisation.meter import Meter, Reading
 from rollout_budget.client import AllocatorClient
 from trainer import tasks
@@ -92,7 +92,7 @@ async def _measure(config: Config, policy: Path, options: argparse.Namespace) ->
     tokenizer = load_tokenizer(policy)
     pool = ServerPool([VllmServer(url) for url in config.rollouts.urls])
     meter = Meter(config.rollouts.urls)
-    problems = tasks.get("arithmetic", {"size": options.prompts * (options.repetitions + 1)}).train()
+    problems = tasks.get("arithmetic", {"size": options.prompts * options.steps * (options.repetitions + 1)}).train()
     try:
         await FilesystemPublisher(pool).publish(policy, 0)
         async with AllocatorClient(url, key.read_text().strip()) as allocator:
@@ -103,32 +103,34 @@ async def _measure(config: Config, policy: Path, options: argparse.Namespace) ->
                 Sampling(max_tokens=options.tokens),
                 over_issue=options.over_issue,
             )
-            await allocator.create_run(run_spec(config, Path(RUN)))
-            return [
-                ratio
-                for step in range(options.repetitions + 1)
-                if (ratio := await _pair(arms, meter, step, _step_of(problems, step, options.prompts))) is not None
-            ]
+            spec = run_spec(config, Path(RUN)).model_copy(update={"price": options.price})
+            await allocator.create_run(spec)
+            print("  arm        rollouts  in vain  waves  tokens  seconds  tokens/s   busy  together  queued s")
+            await _pair(arms, meter, 0, problems, options)  # warms everything up and does not count
+            return [await _pair(arms, meter, pair, problems, options) for pair in range(1, options.repetitions + 1)]
     finally:
         await meter.close()
         await pool.close()
 
 
-def _step_of(problems: Sequence[Problem], step: int, count: int) -> Sequence[Problem]:
-    return problems[step * count : (step + 1) * count]
+async def _pair(arms: Arms, meter: Meter, pair: int, problems: Sequence[Problem], options: argparse.Namespace) -> float:
+    """Measure some steps in both arms and print them; return the ratio of tokens per second."""
+    first = pair * options.steps
 
+    def prompts(step: int) -> Sequence[Problem]:
+        return problems[(first + step) * options.prompts : (first + step + 1) * options.prompts]
 
-async def _pair(arms: Arms, meter: Meter, step: int, problems: Sequence[Problem]) -> float | None:
-    """Measure one step in both arms and print them; the first warms everything up and does not count."""
     async with meter.reading() as budgeted:
-        with_allocator = await arms.budgeted(problems, step)
+        drawn = await in_turn(options.steps, options.ahead, lambda step: arms.budgeted(prompts(step), first + step))
     async with meter.reading() as fixed:
-        without = await arms.fixed(problems, with_allocator.rollouts, step)
-    if step == 0:
-        print("  arm        rollouts  in vain  waves  tokens  seconds  tokens/s   busy  together  queued s")
-        return None
-    _row("budgeted", with_allocator, budgeted)
-    _row("fixed 16", without, fixed)
+        without = await in_turn(
+            options.steps,
+            options.ahead,
+            lambda step: arms.fixed(prompts(step), drawn[step].rollouts, first + step),
+        )
+    if pair > 0:
+        _row("budgeted", sum(drawn, Drawn(0)), budgeted)
+        _row("fixed 16", sum(without, Drawn(0)), fixed)
     return budgeted.tokens_per_second / fixed.tokens_per_second
 
 
@@ -154,7 +156,17 @@ def _conclude(ratios: Sequence[float]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.utilisation", description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=6, help="pairs that count (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=96, help="prompts of a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="steps per pair and arm (default: %(default)s)")
+    parser.add_argument(
+        "--ahead", type=int, default=0, help="steps begun before the last is done, as max_staleness allows (default: 0)"
+    )
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of a step (default: %(default)s)")
+    parser.add_argument(
+        "--price",
+        type=float,
+        default=1 / 1024,
+        help="of a rollout; the paper's, so that most groups have several waves",
+    )
     parser.add_argument("--tokens", type=int, default=96, help="longest completion (default: %(default)s)")
     parser.add_argument("--servers", type=int, default=1, help="vLLM servers (default: %(default)s)")
     parser.add_argument(

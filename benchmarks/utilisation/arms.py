@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rollout_budget.client.base import Allocator
@@ -45,6 +45,21 @@ class Drawn:
     cancelled: int = 0
     waves: int = 0
 
+    def __add__(self, other: Drawn) -> Drawn:
+        """Return the sums."""
+        return Drawn(self.rollouts + other.rollouts, self.cancelled + other.cancelled, self.waves + other.waves)
+
+
+async def in_turn(count: int, ahead: int, draw: Callable[[int], Awaitable[Drawn]]) -> list[Drawn]:
+    """Draw steps 0 to `count` - 1; each begins once all but `ahead` of those before it are done."""
+    places = asyncio.Semaphore(ahead + 1)
+
+    async def one(step: int) -> Drawn:
+        async with places:
+            return await draw(step)
+
+    return await asyncio.gather(*(one(step) for step in range(count)))
+
 
 @dataclass(frozen=True, slots=True)
 class Arms:
@@ -71,9 +86,8 @@ class Arms:
             sampling=self.sampling,
         )
         enough = round(len(problems) / (1.0 + self.over_issue)) if self.over_issue else None
-        before = self.pool.counts.cancelled
         _, stats = await collector.collect(problems, step=step, version=0, enough=enough)
-        return Drawn(stats.used, self.pool.counts.cancelled - before, stats.waves)
+        return Drawn(stats.used, stats.cancelled, stats.waves)
 
     async def fixed(self, problems: Sequence[Problem], rollouts: int, step: int) -> Drawn:
         """Draw so many rollouts in groups of 16 for the first of the same prompts, all at once; the last may be smaller."""

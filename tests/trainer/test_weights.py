@@ -16,6 +16,7 @@ from trainer.types import Sample
 from trainer.weights.check import check_logprobs
 from trainer.weights.exports import STABLE, export_directory, prune, require_stable
 from trainer.weights.filesystem import FilesystemPublisher
+from trainer.weights.gloo import PREFIX
 
 QUICK = Patience(attempts=2, deadline_s=5.0, pause_s=0.001, look_s=60.0)
 UPDATE = ["/update_weight_version", "/start_weight_update", "/update_weights", "/finish_weight_update"]
@@ -64,17 +65,15 @@ def test_pruning_keeps_the_newest_and_what_is_not_ours(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"v9", "v10", "notes"}
 
 
-def test_the_server_side_knows_the_same_mark() -> None:
-    """The extension runs where this package is not installed, so it repeats the name and imports nothing of ours."""
+def test_the_server_side_knows_the_same_names() -> None:
+    """The extension runs where this package is not installed, so it repeats the names and imports nothing of ours."""
     tree = ast.parse(EXTENSION.read_text())
-    marks = [
-        node.value.value
+    names = {
+        ast.unparse(node.targets[0]): node.value.value
         for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and ast.unparse(node.targets[0]) == "STABLE"
-    ]
-    assert marks == [STABLE]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert (names["STABLE"], names["PREFIX"]) == (STABLE, PREFIX)
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [module for module in modules if module.startswith(("trainer", "rollout_budget"))]
 
