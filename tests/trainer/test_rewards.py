@@ -82,8 +82,9 @@ async def test_a_hostile_answer_is_computed_once(verifier: MathVerifier) -> None
     assert time.monotonic() - began < TIMEOUT_S
 
 
-async def test_a_worker_that_hears_no_alarm_is_killed_and_replaced() -> None:
+async def test_a_worker_that_hears_no_alarm_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process stands for one that is deep in C code."""
+    monkeypatch.setattr("trainer.rewards.workers.GRACE_S", 0.1)
     others = set(multiprocessing.active_children())
     made = MathVerifier(workers=1, timeout_s=TIMEOUT_S)
     assert await made.grade(problem("2x"), ["x + x"]) == [1]
@@ -98,6 +99,10 @@ async def test_a_worker_that_hears_no_alarm_is_killed_and_replaced() -> None:
 
 def test_the_final_answer_is_what_is_boxed_or_the_end() -> None:
     assert final_answer("a \\boxed{ 7 } b") == "7"
+    assert final_answer("I think.\n**Answer:** 7.\n") == "7"
+    assert final_answer("Answer: 5\nAnswer: \\frac{1}{2}") == "\\frac{1}{2}"
+    assert final_answer("Answer: 5\nor \\boxed{6}") == "6"
+    assert final_answer("Answer: 5\nor not") == "Answer: 5\nor not"
     assert final_answer("x" * 10_000) == "x" * MAX_ANSWER_CHARS
     assert not final_answer("\\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}")
 

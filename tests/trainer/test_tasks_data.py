@@ -22,7 +22,7 @@ from trainer.config import TaskSection
 from trainer.errors import ConfigError
 from trainer.tasks.huggingface import HuggingFace
 from trainer.tasks.presets import BOXED_TEMPLATE, PRESETS, answer_after_hashes, answer_boxed, level_of
-from trainer.tasks.rows import CONFLICT, EMPTY_ANSWER, EMPTY_PROMPT, LONG_PROMPT
+from trainer.tasks.rows import CONFLICT, EMPTY_ANSWER, EMPTY_PROMPT, LONG_PROMPT, NOT_TEXT
 from trainer.types import Verifier
 
 DAPO_PROMPT = (
@@ -193,11 +193,12 @@ def test_lines_without_a_prompt_or_an_answer_are_left_out_and_counted(tmp_path: 
         {"prompt": "\t", "answer": "1"},
         {"prompt": "p", "answer": ""},
         {"prompt": "x" * (MAX_PROMPT_CHARS + 1), "answer": "1"},
+        {"prompt": "half \ud800", "answer": "1"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = tasks.Jsonl(str(path), held_out_share=0.0)
     assert [problem.prompt for problem in task.train()] == ["good"]
-    assert task.left_out == {EMPTY_PROMPT: 2, EMPTY_ANSWER: 1, LONG_PROMPT: 1}
+    assert task.left_out == {EMPTY_PROMPT: 2, EMPTY_ANSWER: 1, LONG_PROMPT: 1, NOT_TEXT: 1}
     assert tasks.notice(tasks.Arithmetic()) is None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     with pytest.raises(ConfigError, match=r"leaves no problem to train on \(2 with empty prompt, 1 with empty answer"):

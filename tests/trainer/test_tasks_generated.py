@@ -103,7 +103,10 @@ def test_the_configuration_and_the_task_have_the_same_levels(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("sorting", {"levels": [1], "size": 10_001, "held_out_size": 10_000}), ("countdown", {"levels": [1], "size": 50_000})],
+    [
+        ("sorting", {"levels": [1], "size": 10_001, "held_out_size": 10_000}),
+        ("countdown", {"levels": [1], "size": 50_000}),
+    ],
 )
 def test_a_pool_that_does_not_fit_says_what_to_ask_for(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"task\.{name}: {options['size']} problems do not fit .* ask for fewer"):

@@ -1,7 +1,7 @@
 """Rows of a data set made into problems, whatever file they come from.
 
 Owns which rows are an error (they stop a run before it starts, and are named) and which are left out with a count: an
-empty prompt or answer, a prompt longer than the services take. Public sets have such rows; a run should not end for them.
+empty prompt or answer, a prompt longer than the services take, half of a surrogate pair. Public sets have such rows; a run should not end for them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_KEY_CHARS = 200
 """Longest key that the allocator takes."""
 EMPTY_PROMPT, EMPTY_ANSWER = "empty prompt", "empty answer"
 LONG_PROMPT = f"prompt of more than {MAX_PROMPT_CHARS:,} characters"
+NOT_TEXT = "half of a surrogate pair, which is no text"
 CONFLICT = "prompt seen before with another answer"
 
 Row = tuple[str, Mapping[str, Any]]
@@ -146,8 +147,8 @@ def said(left_out: Mapping[str, int]) -> str:
 
 
 def digest(text: str) -> str:
-    """Return a hash that is the same on every machine; half of a pair of surrogates, which JSON may hold, included."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    """Return a hash that is the same on every machine."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fraction(key: str) -> float:
@@ -160,4 +161,10 @@ def _unusable(prompt: str, answer: str) -> str | None:
         return EMPTY_PROMPT
     if not answer:
         return EMPTY_ANSWER
-    return LONG_PROMPT if len(prompt) > MAX_PROMPT_CHARS else None
+    if len(prompt) > MAX_PROMPT_CHARS:
+        return LONG_PROMPT
+    try:
+        (prompt + answer).encode()
+    except UnicodeEncodeError:
+        return NOT_TEXT
+    return None
