@@ -167,7 +167,8 @@ class Producer:
 
     async def _draw(self, journal: StepJournal) -> Batch:
         async with self._newer:
-            await self._newer.wait_for(lambda: self._version >= self._next - 1 - self._config.rollouts.max_staleness)
+            oldest = max(0, self._next - 1 - self._config.rollouts.max_staleness)
+            await self._newer.wait_for(lambda: self._version >= oldest)
         way = _Way(journal)
         wanted = self._size.next(self._remaining())
         for place in range(self._config.rollouts.refill_rounds + 1):
@@ -218,7 +219,7 @@ class Producer:
             return None
         round_ = Round(
             keys=tuple(problem.key for problem in chosen),
-            version=max(self._version, 0),
+            version=self._version,
             attempt=self._attempt,
             plan_id=plan_id,
             enough=lacking if over else None,
@@ -238,7 +239,7 @@ class Producer:
         request = PlanRequest(
             plan_id=f"{self._next}-{place}-{self._attempt}",
             candidates=[
-                PlanCandidate(prompt_key=problem.key, prompt=problem.prompt, policy_version=max(self._version, 0))
+                PlanCandidate(prompt_key=problem.key, prompt=problem.prompt, policy_version=self._version)
                 for problem in candidates
             ],
             groups=min(count, MAX_GROUPS),

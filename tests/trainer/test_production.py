@@ -82,6 +82,18 @@ async def test_drawing_is_ahead_by_staleness_and_no_more(tmp_path: Path, stalene
         assert own == {max(0, batch.step - 1 - staleness)}
 
 
+async def test_nothing_is_drawn_before_the_first_weights_are_there(tmp_path: Path) -> None:
+    """However far ahead drawing may be; a server has nothing to draw with."""
+    stage = Stage(tmp_path, "rollouts.max_staleness=5")
+    producer = await stage.producer()
+    drawing = asyncio.ensure_future(producer.produce())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(drawing), 0.05)
+    assert not stage.generator.drawn
+    await producer.published(0)
+    assert (await drawing).drawn.used == 16
+
+
 async def _again(producer: Producer, steps: Any) -> Any:
     """A cancelled `anext` ends the generator: go on with another one of the same producer."""
     await steps.aclose()
