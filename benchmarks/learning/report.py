@@ -209,13 +209,14 @@ def plots(scene: Scene) -> tuple[list[str], list[Plot]]:
         curves = tuple(tuple(_steps(result, figure) for result in group) for group in runs)
         return Plot(key, f"{scene.title}: {up}", "rollouts", up, curves)
 
-    return names, [
+    drawn = [
         accuracy("rollouts", "rollouts", lambda point: point.rollouts),
         accuracy("tokens", "tokens sampled", lambda point: point.tokens),
         accuracy("seconds", "seconds of drawing, learning and publishing", lambda point: point.seconds),
         by_step("entropy", "entropy", lambda step: step.entropy),
         by_step("gradient-norm", "gradient norm", lambda step: step.grad_norm),
     ]
+    return names, [plot for plot in drawn if any(across.size for curves in plot.curves for across, _ in curves)]
 
 
 def _steps(result: Result, figure: Figure) -> tuple[FloatArray, FloatArray]:
