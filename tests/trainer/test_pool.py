@@ -365,3 +365,37 @@ def test_seeds_of_parts_are_apart() -> None:
     assert len(seeds) == 125
     assert all(0 <= seed < 2**62 for seed in seeds)
     assert not math.isclose(min(seeds), max(seeds))
+
+
+async def test_calls_one_after_the_other_share_a_connection() -> None:
+    """Twenty calls with their looks at the version go over two connections at most, on a real socket."""
+    fake, connections = FakeVllm(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await _head(reader):
+            method, path = head[0].split()[:2]
+            sizes = [int(line.split(":")[1]) for line in head if line.lower().startswith("content-length")]
+            body = await reader.readexactly(sum(sizes))
+            answer = await fake.handle(httpx.Request(method, f"http://fake{path}", content=body))
+            lines = ["HTTP/1.1 200 OK", "content-type: application/json", f"content-length: {len(answer.content)}"]
+            writer.write("\r\n".join([*lines, "", ""]).encode() + answer.content)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as listening:
+        host, port = listening.sockets[0].getsockname()
+        pool = ServerPool([VllmServer(f"http://{host}:{port}")])
+        for prompt in range(20):
+            assert len(await draw(pool, prompt)) == 2
+        await pool.close()
+    assert fake.paths.count(CALL) == 20
+    assert connections <= 2
+
+
+async def _head(reader: asyncio.StreamReader) -> list[str]:
+    """Read a request up to its empty line; nothing where the client has left."""
+    try:
+        return (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+    except asyncio.IncompleteReadError:
+        return []

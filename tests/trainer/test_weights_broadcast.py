@@ -103,6 +103,7 @@ class Server(FakeVllm):
             "/get_world_size": self.world_size,
             "/init_weight_transfer_engine": self.init,
             "/update_weights": self.receive,
+            "/shutdown_weight_transfer_engine": self.leave,
         }
 
     async def world_size(self, _body: dict[str, Any]) -> httpx.Response:
@@ -115,6 +116,9 @@ class Server(FakeVllm):
         self.group = self.wire.opened[-1]
         self.group.joined.release(self.workers)
         return httpx.Response(200, json={})
+
+    async def leave(self, _body: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(500 if self.updating else 200, text="cannot release a connection during an update")
 
     async def receive(self, body: dict[str, Any]) -> httpx.Response | None:
         if self.failures["/update_weights"] or not self.updating:

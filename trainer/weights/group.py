@@ -111,12 +111,12 @@ class Group:
         transport = self._make()
         sizes: dict[str, int] = {}
 
-        async def leave(server: VllmServer) -> None:
-            await server.call("POST", "/shutdown_weight_transfer_engine", timeout_s=self._bounds.grace_s)
+        async def measure(server: VllmServer) -> None:
+            await _leave(server, self._bounds.grace_s)
             answer = await server.call("GET", "/get_world_size", timeout_s=self._bounds.look_s)
             sizes[server.url] = int(answer["world_size"])
 
-        if errors := await _each(servers, leave):
+        if errors := await _each(servers, measure):
             return errors
         *offsets, everybody = rank_offsets([sizes[url] for url in members])
         place = transport.listen(everybody)
@@ -178,6 +178,15 @@ def rank_offsets(sizes: Sequence[int]) -> list[int]:
     for size in sizes:
         offsets.append(offsets[-1] + size)
     return offsets
+
+
+async def _leave(server: VllmServer, timeout_s: float) -> None:
+    """Have a server leave its group; one that got all tensors of a broken transfer must end that update first."""
+    try:
+        await server.call("POST", "/shutdown_weight_transfer_engine", timeout_s=timeout_s)
+    except ServerUnusable:
+        await end_unfinished(server)
+        await server.call("POST", "/shutdown_weight_transfer_engine", timeout_s=timeout_s)
 
 
 async def _begin(server: VllmServer) -> None:
