@@ -25,10 +25,10 @@ RECURRING = 1000
 STREAMS: Mapping[str, int] = {"sorting": 28_000, "arithmetic": 14_000}
 """Prompts of a pool that does not: more than 50 steps of 512 candidates, or all that there are."""
 TASKS: Mapping[str, Settings] = {
-    "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 100},
+    "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 160},
     "arithmetic": {"task.name": "arithmetic", "task.arithmetic.levels": [1, 2], "policy.demo.warmup_steps": 1000},
 }
-"""Seven digits to be put in order; sums and differences of one and two digits. Each has the warm-up after which its policy
+"""Seven digits to be put in one of two orders; sums and differences of one and two digits. Each has the warm-up after which its policy
 is right about one time in three: earlier than that, hardly any method learned anything."""
 ROLLOUTS = 12_800
 """Of every run: 50 steps of 256."""
