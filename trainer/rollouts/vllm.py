@@ -30,8 +30,9 @@ from trainer.types import Sample, Sampling
 
 __all__ = ["ANSWER_S", "LOOK_S", "CallFailed", "Counts", "ServerUnusable", "UnknownModel", "VllmServer"]
 
-CONNECT_S = 5.0
-"""Longest wait for a connection: a live server accepts at once, even while its engine is paused."""
+CONNECT_S = 15.0
+"""Longest wait for a connection: a live server accepts at once, even while its engine is paused, but this process may have
+too little of its processor to notice: 5 s were not enough on two cores that seven processes shared."""
 ANSWER_S = 300.0
 """Longest wait for one call: generation of the longest completions plus a weight update, which holds calls back."""
 LOOK_S = 30.0
