@@ -191,6 +191,13 @@ def read_metrics(directory: Path) -> list[StepMetrics]:
     return list(rows.values())
 
 
+def is_written(directory: Path, step: int) -> bool:
+    """Return whether a run's file has a step."""
+    path = directory / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    return any(StepMetrics.model_validate_json(line).step == step for line in lines)
+
+
 def _joined(step: StepMetrics, measurement: StepMetrics) -> StepMetrics:
     """Return a step with what was measured after it."""
     later = measurement.model_dump(exclude_defaults=True)
@@ -239,7 +246,9 @@ def listeners(config: Config, directory: Path, step: int, others: Sequence[Liste
 def _json_lines(directory: Path, step: int) -> Iterator[Listener]:
     path = directory / METRICS_FILE
     kept = [row for row in read_metrics(directory) if row.step <= step] if path.is_file() and step else []
-    path.write_text("".join(f"{row.model_dump_json()}\n" for row in kept), encoding="utf-8")
+    draft = path.with_name(f".{path.name}")
+    draft.write_text("".join(f"{row.model_dump_json()}\n" for row in kept), encoding="utf-8")
+    draft.replace(path)  # killed before or after, nothing of the earlier attempt is lost
     with path.open("a", encoding="utf-8") as lines:
 
         def write(event: Event) -> None:

@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.learner.fsdp import device_kind
 from trainer.metrics import Listener, Noticed
 from trainer.rollouts.inprocess import InProcessGenerator
-from trainer.runs import ALLOCATOR_FILE
+from trainer.runs import ALLOCATOR_FILE, UNTOLD_FILE
 from trainer.types import Generator, Task, Verifier, WeightPublisher
 from trainer.weights.backends import served
 
@@ -99,7 +99,11 @@ async def _allocator(config: Config, tell: Listener, stack: AsyncExitStack) -> A
         return await RecordedAllocator.restored(record, priors=await _priors(config, stack))
     key = _key("allocator.key_file", settings.key_file)
     client = await stack.enter_async_context(AllocatorClient(settings.url, key))
-    return ResilientAllocator(client, notify=lambda notice: tell(Noticed(f"allocator {notice.kind}: {notice.detail}")))
+    return ResilientAllocator(
+        client,
+        notify=lambda notice: tell(Noticed(f"allocator {notice.kind}: {notice.detail}")),
+        journal=config.run.output_dir / config.run.id / UNTOLD_FILE,
+    )
 
 
 async def _priors(config: Config, stack: AsyncExitStack) -> ServicePriors | None:

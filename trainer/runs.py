@@ -1,7 +1,8 @@
 """A run's identity: its folder, its declaration to the allocator, and whether a configuration is that of an earlier attempt.
 
 Layout of `output_dir/id/`: `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `weights/`, `rollouts/`,
-`starts`, `attempt`, `declared.json`, and `allocator.jsonl` where the allocator is in this process.
+`starts`, `attempt`, `declared.json`, `allocator.jsonl` where the allocator is in this process, and `untold.jsonl` while one
+by URL has not heard of everything.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ROLLOUTS = "rollouts"
 ATTEMPT_FILE = "attempt"
 STARTS_FILE = "starts"
 ALLOCATOR_FILE = "allocator.jsonl"
+UNTOLD_FILE = "untold.jsonl"
 DECLARED_FILE = "declared.json"
 FIXED = ("task", "policy", "allocator")
 """Sections that must stay as they were when a run goes on: with others it would be another run under the same name."""

@@ -25,7 +25,7 @@ from trainer.journal import Journal
 from trainer.learner import checkpoint
 from trainer.learner.batch import Row, rows
 from trainer.learner.learner import StepStatistics
-from trainer.metrics import Listener, Noticed, Phase, Started, Stepped, Summary
+from trainer.metrics import Listener, Noticed, Phase, Started, StepMetrics, Stepped, Summary, is_written
 from trainer.parts import Parts
 from trainer.production import Batch, Producer
 from trainer.progress import Progress
@@ -69,6 +69,7 @@ class Training:
         )
         self._evaluator = _evaluator(run, parts)
         self._memory: dict[str, Any] = {}
+        self._line: StepMetrics | None = None
         self._seconds: dict[str, float] = {}
         self._clock = 0.0
         self._checks_left = CHECKED_STEPS if run.config.weights.check or run.config.rollouts.temperature != 1.0 else 0
@@ -82,6 +83,7 @@ class Training:
         if state:
             self.progress = Progress(**state["progress"])
             self._memory = state["memory"]
+            self._line = None if state.get("line") is None else StepMetrics.model_validate(state["line"])
 
     async def train(self) -> Summary:
         """Train until the run's limit of rollouts or steps, or until no budget is left.
@@ -91,6 +93,8 @@ class Training:
         """
         self._clock = time.monotonic() - self.progress.elapsed_s
         self._tell(Started(self.directory, self.config.method, self.progress.step, self.progress.rollouts))
+        if self._line is not None and not is_written(self.directory, self.progress.step):
+            self._tell(Stepped(self._line))  # killed between the checkpoint of this step and its line
         step = self.progress.step
         attempt = attempt_for(self.directory, lost=self._journal.is_lost(step))
         self._producer.restore(self._memory, step=step, drawn=self.progress.rollouts, attempt=attempt)
@@ -101,18 +105,30 @@ class Training:
                 f"policy.path = '{self.directory / WEIGHTS}/v{self.progress.step}' to go on from its weights"
             )
         try:
-            await self._begin()
+            if not self._is_over():
+                await self._begin()
             async with aclosing(self._producer.steps()) as steps:
                 while not self._is_over() and await self._go_on(steps):
                     pass
         finally:
             self._learning.shutdown()
         ended = await self._parts.allocator.finish_run(self.directory.name)
-        if lost := self.progress.book(ended.usage.committed + ended.usage.overage):
-            self._tell(Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from."))
+        self._settle(ended.usage.committed + ended.usage.overage)
         summary = self._summary()
         self._tell(summary)
         return summary
+
+    def _settle(self, booked: int) -> None:
+        """Compare the ledger's rollouts with the run's at its end, and say what a user can do about a difference."""
+        if booked < self.progress.rollouts:
+            self._tell(
+                Noticed(
+                    "The allocator is away and has not heard of everything: once it is back, start "
+                    f"run.id = '{self.directory.name}' again, which only tells it."
+                )
+            )
+        if lost := self.progress.book(booked):
+            self._tell(Noticed(f"{lost} rollouts of an earlier attempt are booked, but were not learned from."))
 
     async def _begin(self) -> None:
         """Bring the weights that a run starts or goes on with to the servers, and measure a fresh start."""
@@ -167,11 +183,11 @@ class Training:
             await self._publish()
         measured = await self._measure(recorded=batch.replayed) if self._is_due(self.config.evaluation.every) else None
         quality = (await self._parts.allocator.get_run(self.directory.name)).prior
-        if self._is_due(self.config.checkpoint.every):
-            await self._save()
         self.progress.elapsed_s = time.monotonic() - self._clock
-        row = step_row(self.progress, batch, learned, quality, self._seconds)
-        self._tell(Stepped(with_measurement(row, measured)))
+        row = with_measurement(step_row(self.progress, batch, learned, quality, self._seconds), measured)
+        if self._is_due(self.config.checkpoint.every):
+            await self._save(row)
+        self._tell(Stepped(row.model_copy(update={"seconds": dict(self._seconds)})))
 
     def _watch(self, learned: StepStatistics) -> None:
         """Say when a step could not be taken, and end a run whose weights can no longer be trusted.
@@ -267,10 +283,12 @@ class Training:
             self._tell_apart(await self._measure())
         await self._save()
 
-    async def _save(self) -> None:
+    async def _save(self, row: StepMetrics | None = None) -> None:
+        """Write a checkpoint, with the line of its step where that is not told yet."""
         with self._phase("checkpoint"):
             self.progress.elapsed_s = time.monotonic() - self._clock
-            state = {"progress": asdict(self.progress), "memory": self._memory}
+            line = None if row is None else row.model_dump(mode="json")
+            state = {"progress": asdict(self.progress), "memory": self._memory, "line": line}
             root, step, keep = self.directory / CHECKPOINTS, self.progress.step, self.config.checkpoint.keep
             await self._apart(lambda: self._team.save(root, step, state, keep))
             self._journal.forget(min(kept(root)))

@@ -8,9 +8,10 @@ from rollout_budget.client.allocator import AllocatorClient
 from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.local import LocalAllocator, SyncLocalAllocator
+from rollout_budget.client.notices import Notice
 from rollout_budget.client.prior import PriorClient
 from rollout_budget.client.recorded import RecordedAllocator
-from rollout_budget.client.resilient import Notice, ResilientAllocator
+from rollout_budget.client.resilient import ResilientAllocator
 from rollout_budget.client.sync import SyncAdminClient, SyncAllocatorClient, SyncPriorClient
 
 __all__ = [

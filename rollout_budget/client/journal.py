@@ -309,6 +309,11 @@ class Journal:
         )
         return sum(entry.closing.used for entry in waiting if entry.closing is not None)
 
+    @property
+    def has_untold(self) -> bool:
+        """Whether the close of some group was not answered yet."""
+        return any(run.unopened or run.closing for run in self._runs.values())
+
     def next(self) -> Step | None:
         """Return the next thing to tell the service, None when it knows all; end it by `done` or `refuse`."""
         return next((step for step in map(RunState.next, self._runs.values()) if step is not None), None)

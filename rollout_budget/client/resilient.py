@@ -18,17 +18,18 @@ service whose `Unauthorized` is raised is not away: nothing is noticed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.fallback import Memory
 from rollout_budget.client.journal import Close, Declare, Finish, Journal, Key, Open, Step
+from rollout_budget.client.kept import KeptJournal
+from rollout_budget.client.notices import Notice, warn
 from rollout_budget.client.opening import open_there
 from rollout_budget.engine.answers import prior_quality
 from rollout_budget.engine.stateless import decide
@@ -72,19 +73,6 @@ PROBE_DEADLINE_S = 3.0
 OPENED_HERE = "opened here while the allocator was away"
 PLANNED_HERE = "planned here while the allocator was away"
 
-_log = logging.getLogger("rollout_budget.client")
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A change that a trainer should report.
-
-    The service went `away`, came `back`, `refused` to book something, or says that a limit is `near`: once per limit.
-    """
-
-    kind: Literal["away", "back", "refused", "near"]
-    detail: str
-
 
 class ResilientAllocator:
     """Obeys `client.base.Allocator` on top of another one, usually an `AllocatorClient`, which stays its maker's to close.
@@ -95,6 +83,7 @@ class ResilientAllocator:
         deadline_s: longest wait for one answer.
         breaker: when to ask again; see `Breaker`.
         clock: a monotonic clock, seconds.
+        journal: file for what the service was not told, so that it outlives this process; else it is in memory alone.
     """
 
     def __init__(
@@ -105,16 +94,17 @@ class ResilientAllocator:
         deadline_s: float = DEADLINE_S,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
+        journal: Path | None = None,
     ) -> None:
         self._client = client
-        self._notify = notify or _warn
+        self._notify = notify or warn
         self._deadline_s = deadline_s
         self._breaker = breaker or Breaker()
         self._clock = clock
-        self._journal = Journal()
+        self._journal = Journal() if journal is None else KeptJournal(journal)
         self._memories: dict[str, Memory] = {}
         self._telling = asyncio.Lock()
-        self._behind = False
+        self._behind = self._journal.has_untold
         self._near: set[str] = set()
         self.fallback_total = 0
         """Calls that were answered here."""
@@ -394,7 +384,3 @@ class ResilientAllocator:
         spec = self._journal.run(run_id).spec
         prior = prior_quality(self._memories[run_id].reliability, spec.outcome_range.core())
         return Run(spec=spec, status=status, usage=RolloutCounts(), prior=prior)
-
-
-def _warn(notice: Notice) -> None:
-    _log.warning("allocator %s: %s", notice.kind, notice.detail)

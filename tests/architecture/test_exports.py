@@ -32,7 +32,7 @@ CONSTRUCTORS = {
     "SyncAllocatorClient": "(base_url, api_key, *, timeout, retries, transport)",
     "AdminClient": "(base_url, api_key, *, timeout, retries, transport)",
     "PriorClient": "(base_url, api_key, *, team, timeout, retries, transport)",
-    "ResilientAllocator": "(client, *, notify, deadline_s, breaker, clock)",
+    "ResilientAllocator": "(client, *, notify, deadline_s, breaker, clock, journal)",
     "Retries": "(attempts, timeout_s, wait_initial_s, wait_max_s, wait_jitter_s)",
 }
 """Names and order of parameters; types and defaults may grow."""
