@@ -2,7 +2,7 @@
 
 A curve is smoothed by the mean of each measurement with the two before it, for every method alike, so that a lucky one does not
 count as having arrived. Curves of seeds are averaged at common numbers of rollouts. A method reaches a level where its
-average curve first does. The reference's level is the mean of the last five measurements of its runs.
+average curve first does. The reference's level is the mean of the last four measurements of its runs.
 
 Intervals: seeds are drawn again, the same ones for method and reference, and both the level and the crossing are computed
 anew. A method that does not reach the level in a draw counts as infinitely late in it.
@@ -21,8 +21,8 @@ from rollout_budget.outcomes import FloatArray
 
 WINDOW = 3
 """Measurements in a smoothed one: its standard error is .016 instead of .028."""
-LAST = 5
-"""Measurements in a final accuracy: a fifth of a run."""
+LAST = 4
+"""Measurements in a final accuracy: the last fifth of a run."""
 PLACES = 201
 """Points at which average curves are computed."""
 DRAWS = 2000

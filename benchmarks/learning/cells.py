@@ -47,7 +47,7 @@ COMMON: Settings = {
     "policy.demo.layers": 2,
     "policy.demo.heads": 2,
     "policy.demo.kv_heads": 1,
-    "evaluation.every": 2,
+    "evaluation.every": 3,
     "evaluation.prompts": HELD_OUT,
     "checkpoint.every": 1_000_000,
     "weights.check": False,
@@ -56,7 +56,7 @@ COMMON: Settings = {
     "learner.entropy": True,
     "learner.device": "cpu",
 }
-"""What all runs share: a policy of 87,000 parameters, and a measurement about every 512 rollouts."""
+"""What all runs share: a policy of 87,000 parameters, and a measurement about every 768 rollouts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ Owns what is special here: the priors in process, files in memory, and the recor
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import platform
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -37,10 +39,18 @@ NICE = 19
 
 
 def begin_worker() -> None:
-    """Set up a process for runs: one thread, low priority, and deaf to Ctrl-C, which the parent hears."""
+    """Set up a process for runs: one thread, low priority, deaf to Ctrl-C, which the parent hears, and gone when it is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICE)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def prepare(cell: Cell, cache: Path) -> None:
