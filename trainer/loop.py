@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -45,7 +46,8 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
             and the rollouts since stand, and the same `run.id` goes on from them.
     """
     with world(config.learner.device, timeout_s=config.learner.collective_timeout_s) as where:
-        start = _start(config, where)
+        with _disk(config.run.output_dir, config.run.id):
+            start = _start(config, where)
         if start is None:
             return None
         directory, policy = start
@@ -54,7 +56,7 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
         if not where.leads:
             follow(learner, where)
             return None
-        with _disk(directory), lead(learner, where) as team:
+        with _disk(directory, directory.name), lead(learner, where) as team:
             others = [] if on_event is None else [on_event]
             next_start(directory)
             return asyncio.run(_run(Run(config, directory, learner, team), others, connect))
@@ -82,24 +84,29 @@ async def _run(run: Run, others: Sequence[Listener], connect: Connect) -> Summar
 
 
 @contextmanager
-def _disk(directory: Path) -> Iterator[None]:
-    """Tell a disk that takes no more in one line, wherever in the run it was noticed."""
+def _disk(directory: Path, name: str) -> Iterator[None]:
+    """Tell a disk that takes no more in one line, wherever in the run it was noticed; a new run may have no name yet."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # a distributed save raises no Exception
         cause = _storage_error(error)
         if cause is None:
             raise
+        again = f"go on with run.id = '{name}'" if name else "start again"
         raise StorageFailed(
             f"the disk takes no more ({cause.strerror}: {cause.filename or directory}); what was saved stands: make room, "
-            f"then go on with run.id = '{directory.name}'"
+            f"then {again}"
         ) from error
 
 
 def _storage_error(error: BaseException) -> OSError | None:
-    """Return the disk's own error behind an error, if there is one; a distributed save wraps it twice."""
+    """Return the disk's own error behind an error, if there is one.
+
+    A distributed save wraps it twice; code that is not Python's (safetensors) has it in its text alone.
+    """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
+    found: OSError | None = None
     while waiting:
         item = waiting.pop()
         if item is None or id(item) in seen:
@@ -107,6 +114,8 @@ def _storage_error(error: BaseException) -> OSError | None:
         seen.add(id(item))
         if isinstance(item, OSError) and item.errno in STORAGE:
             return item
+        if (said := next((code for code in STORAGE if os.strerror(code) in str(item)), None)) is not None:
+            found = found or OSError(said, os.strerror(said))
         waiting += [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
         waiting += [failure[0] for failure in getattr(item, "failures", {}).values()]
-    return None
+    return found

@@ -33,7 +33,8 @@ class Batch:
     Attributes:
         groups: to learn from; empty where no rollout could be had.
         memory: of the choice of prompts after this step; what `Producer.restore` takes.
-        replayed: nothing was drawn: a killed attempt had drawn all of it.
+        replayed: nothing was drawn: an earlier attempt had drawn all of it.
+        resumed: an earlier attempt had begun it, so some of it may be of that one's weights.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Batch:
     drawn: StepStats
     memory: dict[str, Any]
     replayed: bool = False
+    resumed: bool = False
 
 
 @dataclass(slots=True)
@@ -163,13 +165,15 @@ class Producer:
         memory = dict(journal.ended["memory"])
         self._sampler.restore(memory["sampler"])
         self._size.mean_group = memory["mean_group"]
-        return Batch(self._next, journal.groups(), StepStats(**journal.ended["cost"]), memory, replayed=True)
+        return Batch(
+            self._next, journal.groups(), StepStats(**journal.ended["cost"]), memory, replayed=True, resumed=True
+        )
 
     async def _draw(self, journal: StepJournal) -> Batch:
         async with self._newer:
             oldest = max(0, self._next - 1 - self._config.rollouts.max_staleness)
             await self._newer.wait_for(lambda: self._version >= oldest)
-        way = _Way(journal)
+        way, resumed = _Way(journal), bool(journal.rounds)
         wanted = self._size.next(self._remaining())
         for place in range(self._config.rollouts.refill_rounds + 1):
             lacking = wanted - len(way.groups)
@@ -187,7 +191,7 @@ class Producer:
         memory = {"sampler": self._sampler.state(), "mean_group": self._size.mean_group}
         if way.drawn.used:
             journal.end(way.groups, asdict(way.drawn), memory)
-        return Batch(self._next, way.groups, way.drawn, memory)
+        return Batch(self._next, way.groups, way.drawn, memory, resumed=resumed)
 
     async def _collect(self, way: _Way, round_: Round, *, refilling: bool) -> None:
         problems = self._sampler.named(round_.keys)

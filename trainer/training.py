@@ -174,7 +174,8 @@ class Training:
             advantage_scale=self.config.learner.advantage_scale,
         )
         with self._phase("learning"):
-            await self._check(batch.groups)
+            if not batch.resumed:  # what an earlier attempt drew says nothing of this one's servers
+                await self._check(batch.groups)
             learned = await self._apart(lambda: self._team.step(chosen, self.progress.step))
         self._watch(learned)
         self._memory = batch.memory

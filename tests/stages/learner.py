@@ -62,7 +62,7 @@ def _train(arguments: Sequence[str], log: str, link: Connection) -> None:
         for name, place, pattern, stage in _FILES:
             if event != name or not isinstance(values[place], str | os.PathLike):
                 continue
-            if stage == "noting" and values[1] != "ab":
+            if stage == "noting" and values[1] != "a":
                 continue
             if (found := pattern.search(os.fspath(values[place]))) is not None:
                 reach(stage, int(found[1]))
