@@ -14,7 +14,7 @@ demo: ## train the same task twice, budgeted and GRPO, on real servers; prints a
 
 test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM server
 	@scripts/setup --vllm
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadgroup
 
 soak: ## every harness for 24 minutes: simulation, state machine, killed processes, contract, load (MINUTES=, ONLY=)
 	@scripts/setup
