@@ -110,7 +110,7 @@ async def test_a_step_on_record_comes_again_without_a_draw(tmp_path: Path) -> No
     again = await stage.producer()
     await again.published(2)
     replayed = await again.produce()
-    assert replayed == Batch(first.step, first.groups, first.drawn, first.memory, replayed=True)
+    assert replayed == Batch(first.step, first.groups, first.drawn, first.memory, replayed=True, resumed=True)
     assert (await again.produce()).groups == second.groups
     assert sum(stage.generator.drawn.values()) == drawn
     assert not set(keys(await again.produce())) & {*keys(first), *keys(second)}
