@@ -92,7 +92,7 @@ async def _measure(config: Config, policy: Path, options: argparse.Namespace) ->
     tokenizer = load_tokenizer(policy)
     pool = ServerPool([VllmServer(url) for url in config.rollouts.urls])
     meter = Meter(config.rollouts.urls)
-    problems = tasks.get("arithmetic", {"size": options.prompts * options.steps * (options.repetitions + 1)}).train()
+    problems = tasks.get("arithmetic", {"size": options.prompts * options.steps * options.repetitions}).train()
     try:
         await FilesystemPublisher(pool).publish(policy, 0)
         async with AllocatorClient(url, key.read_text().strip()) as allocator:
@@ -106,8 +106,8 @@ async def _measure(config: Config, policy: Path, options: argparse.Namespace) ->
             spec = run_spec(config, Path(RUN)).model_copy(update={"price": options.price})
             await allocator.create_run(spec)
             print("  arm        rollouts  in vain  waves  tokens  seconds  tokens/s   busy  together  queued s")
-            await _pair(arms, meter, 0, problems, options)  # warms everything up and does not count
-            return [await _pair(arms, meter, pair, problems, options) for pair in range(1, options.repetitions + 1)]
+            await arms.budgeted(problems[: options.prompts], options.repetitions * options.steps)  # warms everything up
+            return [await _pair(arms, meter, pair, problems, options) for pair in range(options.repetitions)]
     finally:
         await meter.close()
         await pool.close()
@@ -128,9 +128,8 @@ async def _pair(arms: Arms, meter: Meter, pair: int, problems: Sequence[Problem]
             options.ahead,
             lambda step: arms.fixed(prompts(step), drawn[step].rollouts, first + step),
         )
-    if pair > 0:
-        _row("budgeted", sum(drawn, Drawn(0)), budgeted)
-        _row("fixed 16", sum(without, Drawn(0)), fixed)
+    _row("budgeted", sum(drawn, Drawn(0)), budgeted)
+    _row("fixed 16", sum(without, Drawn(0)), fixed)
     return budgeted.tokens_per_second / fixed.tokens_per_second
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from trainer.weights.exports import export_directory
 from trainer.weights.gloo import PREFIX, TIMEOUT, GlooTransport
 from trainer.weights.group import Bounds, rank_offsets
 from trainer.weights.nccl import NcclTransport
-from trainer.weights.stream import manifest, tensors
+from trainer.weights.stream import Manifest, manifest, tensors
 from trainer.weights.transport import Named
 
 QUICK = Patience(attempts=3, deadline_s=5.0, pause_s=0.001, look_s=0.001)
@@ -295,33 +295,71 @@ def test_nccl_says_what_it_needs() -> None:
         NcclTransport("127.0.0.1")
 
 
-def test_gloo_brings_every_byte_to_every_member(tmp_path: Path) -> None:
-    """Two others receive as the server's engine does, bfloat16 and a scalar included."""
-    directory = export(tmp_path, 1)
-    what, transport = manifest(directory), GlooTransport("127.0.0.1")
-    place = transport.listen(3)
-    received: dict[int, dict[str, torch.Tensor]] = {1: {}, 2: {}}
+class Other(threading.Thread):
+    """Receives as the server's engine does, `tensors` of them, and leaves."""
 
-    def join(rank: int) -> None:
-        store = c10d.TCPStore(place["master_address"], place["master_port"], 3, is_master=False, timeout=TIMEOUT)
-        group: Any = c10d.ProcessGroupGloo(c10d.PrefixStore(PREFIX, store), rank, 3, TIMEOUT)
+    def __init__(self, rank: int, place: dict[str, Any], what: Manifest, tensors: int = len(WEIGHTS)) -> None:
+        super().__init__()
+        self._rank, self._place, self._what, self._tensors = rank, place, what, tensors
+        self.received: dict[str, torch.Tensor] = {}
+        self.error = ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._receive()
+        except RuntimeError as error:
+            self.error = str(error)
+
+    def _receive(self) -> None:
+        address, port, size = (self._place[name] for name in ("master_address", "master_port", "world_size"))
+        store = c10d.TCPStore(address, port, size, is_master=False, timeout=TIMEOUT)
+        group: Any = c10d.ProcessGroupGloo(c10d.PrefixStore(PREFIX, store), self._rank, size, TIMEOUT)
         options = c10d.BroadcastOptions()
         options.rootRank = 0
-        for name, dtype, shape in zip(what.names, what.dtype_names, what.shapes, strict=True):
+        rows = zip(self._what.names, self._what.dtype_names, self._what.shapes, strict=True)
+        for name, dtype, shape in itertools.islice(rows, self._tensors):
             tensor = torch.empty(shape, dtype=getattr(torch, dtype))
             group.broadcast([tensor.reshape(-1).view(torch.uint8)], options).wait()
-            received[rank][name] = tensor
+            self.received[name] = tensor
 
-    others = [threading.Thread(target=partial(join, rank)) for rank in received]
-    for other in others:
-        other.start()
+
+def test_gloo_brings_every_byte_to_every_member(tmp_path: Path) -> None:
+    """Two others, bfloat16 and a scalar included."""
+    directory = export(tmp_path, 1)
+    transport = GlooTransport("127.0.0.1")
+    place = transport.listen(3)
+    others = [Other(rank, place, manifest(directory)) for rank in (1, 2)]
     transport.connect()
     transport.send(tensors(directory))
     for other in others:
         other.join(30)
+        assert other.received.keys() == WEIGHTS.keys()
+        assert all(torch.equal(other.received[name], WEIGHTS[name]) for name in WEIGHTS)
     transport.close()
-    for taken in received.values():
-        assert taken.keys() == WEIGHTS.keys()
-        assert all(torch.equal(taken[name], WEIGHTS[name]) for name in WEIGHTS)
     with pytest.raises(RuntimeError, match="closed"):
         transport.send(tensors(directory))
+
+
+def test_others_notice_at_once_that_a_broken_gloo_group_was_closed(tmp_path: Path) -> None:
+    """One leaves in the middle, sending fails, the group is closed: the last member must not wait for its timeout."""
+    directory = export(tmp_path, 1)
+    transport = GlooTransport("127.0.0.1")
+    place = transport.listen(3)
+    leaver = Other(1, place, manifest(directory), tensors=1)
+    waiter = Other(2, place, manifest(directory))
+    transport.connect()
+
+    def drip() -> Iterator[Named]:
+        for number, named in enumerate(tensors(directory)):
+            if number == 1:
+                leaver.join(30)
+            yield named
+
+    with pytest.raises(RuntimeError) as broken:  # and its traceback is held on to, as a task's error is
+        transport.send(drip())
+    transport.close()
+    waiter.join(TIMEOUT.total_seconds() / 4)
+    assert broken.value
+    assert waiter.error
+    assert len(waiter.received) < len(WEIGHTS)

@@ -41,17 +41,28 @@ class GlooTransport:
         self._group = c10d.ProcessGroupGloo(c10d.PrefixStore(PREFIX, self._store), 0, self._size, TIMEOUT)
 
     def send(self, tensors: Iterator[Named]) -> None:
-        """Send each tensor as bytes, whatever its dtype."""
-        options = c10d.BroadcastOptions()
-        options.rootRank = 0
-        for _, tensor in tensors:
-            group = self._group
-            if group is None:
-                raise RuntimeError("the group was closed")
-            group.broadcast([tensor.contiguous().reshape(-1).view(torch.uint8)], options).wait()
+        """Send each tensor as bytes, whatever its dtype.
+
+        An error keeps nothing of the group alive: others that wait in it notice only once it is gone.
+        """
+        problem = ""
+        try:
+            for _, tensor in tensors:
+                self._broadcast(tensor)
+        except RuntimeError as error:
+            problem = str(error)
+        if problem:
+            raise RuntimeError(problem)
 
     def close(self) -> None:
-        """Break all connections."""
+        """Drop the group, which closes its connections; `abort` alone leaves them open (seen with torch 2.13)."""
         group, self._group, self._store = self._group, None, None
         if group is not None:
             group.abort()
+
+    def _broadcast(self, tensor: torch.Tensor) -> None:
+        if self._group is None:
+            raise RuntimeError("the group was closed")
+        options = c10d.BroadcastOptions()
+        options.rootRank = 0
+        self._group.broadcast([tensor.contiguous().reshape(-1).view(torch.uint8)], options).wait()
