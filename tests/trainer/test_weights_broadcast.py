@@ -299,7 +299,7 @@ class Other(threading.Thread):
     """Receives as the server's engine does, `tensors` of them, and leaves."""
 
     def __init__(self, rank: int, place: dict[str, Any], what: Manifest, tensors: int = len(WEIGHTS)) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._rank, self._place, self._what, self._tensors = rank, place, what, tensors
         self.received: dict[str, torch.Tensor] = {}
         self.error = ""
