@@ -7,6 +7,7 @@ that can be read: tuning comes first, then seed by seed all methods on all tasks
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,13 @@ from benchmarks.learning.results import Result
 from benchmarks.learning.tuning import Rates
 
 Say = print
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before workers start: libraries read these when they are loaded. Threads that share a core wait for each other."""
 PRIMARY_TASK = next(iter(TASKS))
 """The task of the ablations."""
 
@@ -101,6 +109,7 @@ class Study:
         for shared in {(cell.task, cell.pool): cell for cell in waiting if _has_texts(cell)}.values():
             Say(f"encoding the prompts of {shared.task}, {shared.pool} (once)", flush=True)
             runs.prepare(shared, self.cache)
+        os.environ.update(ONE_THREAD)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.workers, context, initializer=runs.begin_worker) as pool:
             return self._drain(pool, waiting)
