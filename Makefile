@@ -16,9 +16,9 @@ test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM serve
 	@scripts/setup --vllm
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
-soak: ## every harness for 24 minutes: simulation, state machine, killed processes, contract, load (MINUTES=, ONLY=)
-	@scripts/setup
-	@$(PY) -m tests.soak --minutes $(or $(MINUTES),24) $(if $(ONLY),--only $(ONLY))
+soak: ## every harness for 30 minutes: simulation, state machine, killed processes, contract, load, stages (MINUTES=, ONLY=)
+	@scripts/setup --vllm
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),30) $(if $(ONLY),--only $(ONLY))
 
 mutations: ## take each guarantee's mechanism out and see its tests fail; writes the table of docs/guarantees.md
 	@scripts/setup

@@ -15,14 +15,16 @@ from tests.soak.load import load
 from tests.soak.processes import processes
 from tests.soak.pure import machine, simulation
 from tests.soak.result import Result, say, table, write
+from tests.soak.stages import stages
 
 Layer = Callable[[float, int], Result]
 LAYERS: Mapping[str, tuple[float, Layer]] = {
-    "simulation": (0.30, simulation),
-    "machine": (0.10, machine),
-    "processes": (0.36, processes),
-    "contract": (0.14, contract),
-    "load": (0.10, load),
+    "simulation": (0.24, simulation),
+    "machine": (0.08, machine),
+    "processes": (0.29, processes),
+    "contract": (0.11, contract),
+    "load": (0.08, load),
+    "stages": (0.20, stages),
 }
 """Share of the time, and what to run."""
 
@@ -33,9 +35,10 @@ layers
   processes   real services on SQLite and PostgreSQL, a proxy that loses answers, SIGKILL of services and of PostgreSQL
   contract    schemathesis on both services: examples, coverage, fuzzing, stateful links
   load        open-loop load, and what was acknowledged compared with the ledger
+  stages      trainings on two vLLM servers; each process of them killed, stopped or slowed at every stage of a step
 
 examples
-  python -m tests.soak                                  24 minutes of everything
+  python -m tests.soak                                  30 minutes of everything
   python -m tests.soak --minutes 5 --only processes     five minutes of one layer
   python -m tests.soak --seed 12345                     the seeds of an earlier soak
 
@@ -68,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=_positive, default=24.0, help="for all layers together (default 24)")
+    parser.add_argument("--minutes", type=_positive, default=30.0, help="for all layers together (default 30)")
     parser.add_argument(
         "--only", type=_layers, default=list(LAYERS), metavar="LAYER,LAYER", help=f"some of {', '.join(LAYERS)}"
     )

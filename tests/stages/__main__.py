@@ -34,7 +34,7 @@ class Player:
     def __init__(self, plant: Plant) -> None:
         self._plant = plant
         self._number = 0
-        self._reference: Outcome | None = None
+        self.reference: Outcome | None = None
 
     async def play(self, case: Case) -> tuple[Outcome, list[str]]:
         """Play a case; return what it left and what is wrong with it.
@@ -47,9 +47,9 @@ class Player:
         return outcome, await asyncio.to_thread(violations, case, outcome, reference)
 
     async def _undisturbed(self) -> Outcome:
-        if self._reference is None:
-            self._reference = await self._direct(Case(()), exact=True)
-        return self._reference
+        if self.reference is None:
+            self.reference = await self._direct(Case(()), exact=True)
+        return self.reference
 
     async def _direct(self, case: Case, *, exact: bool) -> Outcome:
         self._number += 1

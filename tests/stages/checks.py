@@ -96,6 +96,7 @@ def _books(read: Read, outcome: Outcome) -> Iterator[str]:
 
 def _journal(read: Read) -> Iterator[str]:
     """Every counted rollout is on record once, in a group that was learned from."""
+    rollouts = {row.step: row.rollouts for row in read.rows}
     for number, step in enumerate(read.journal, start=1):
         if step.ended is None:
             yield f"G24: step {number} has no end on record"
@@ -105,7 +106,7 @@ def _journal(read: Read) -> Iterator[str]:
             yield f"G24: {doubled} waves of step {number} are on record twice"
         noted = sum(len(wave.samples) for group in step.waves.values() for wave in group)
         learned = sum(len(group.samples) for group in step.groups())
-        counted = read.rows[number].rollouts
+        counted = rollouts.get(number, 0)
         if not noted == learned == counted:
             yield f"G24: step {number} has {noted} rollouts on record, {learned} learned from, {counted} counted"
 
