@@ -5,7 +5,7 @@ and after each step the same number of rollouts in fixed groups of 16 for the sa
 figure is the ratio of sampled tokens per second; the target is 0.95 or more.
 
 Everything shares this machine: servers, services, this process. On few cores the services take processor time from the
-servers, which on a machine with GPUs they do not; so the ratio here is an underestimate.
+servers, which on a machine with GPUs they do not. Measured figures: docs/weights.md.
 """
 
 from __future__ import annotations

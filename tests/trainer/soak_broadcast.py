@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from tests.trainer.policies import check_all
 from tests.vllm_server import child_of, export_model
 from trainer.rollouts.pool import Patience, ServerPool
@@ -139,6 +141,7 @@ async def play(folder: Path) -> None:
 def main() -> int:
     """Run it in a folder that goes afterwards."""
     logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)  # more than one beside two busy servers spin and wait for each other
     with tempfile.TemporaryDirectory(prefix="soak-broadcast-") as folder:
         asyncio.run(play(Path(folder)))
     return 0
