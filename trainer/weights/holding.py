@@ -20,6 +20,9 @@ LOADING = "loading-"
 """Prefix of the label that a server shows while its weights change: equal to no version."""
 STEP_S = 120.0
 """Longest wait for one step of an update: reading some 15 GB from a local disk."""
+SMALL_S = 30.0
+"""Longest wait for what moves no weights, repetitions included: a server that takes longer stands still, and each server
+that stands still holds up all others once, in whatever part of an update it stopped."""
 HOLD_S = 30.0
 """Longest wait for pausing, aborting and resuming, which do no work of their own."""
 RESET_ATTEMPTS = 20
@@ -87,22 +90,26 @@ async def _until_empty(server: VllmServer) -> None:
 
 async def insist(server: VllmServer, path: str) -> None:
     """Call a route that is safe to repeat; a server may close the connection that an error was sent on."""
-    for _ in range(INSIST_ATTEMPTS - 1):
-        with suppress(ServerUnusable):
-            await server.call("POST", path, json={}, timeout_s=HOLD_S)
-            return
-    await server.call("POST", path, json={}, timeout_s=HOLD_S)
+    try:
+        async with asyncio.timeout(SMALL_S):
+            for _ in range(INSIST_ATTEMPTS - 1):
+                with suppress(ServerUnusable):
+                    await server.call("POST", path, json={}, timeout_s=SMALL_S)
+                    return
+            await server.call("POST", path, json={}, timeout_s=SMALL_S)
+    except TimeoutError as error:
+        raise ServerUnusable(f"{server.url}{path} had no answer within {SMALL_S:.0f} s") from error
 
 
 async def unlabel(server: VllmServer, version: int) -> None:
     """Take the label away before the weights change, so that no sample of torn weights can pass for a version."""
     label = f"{LOADING}{server.label(version)}"
-    await server.call("POST", "/update_weight_version", json={"new_version": label}, timeout_s=STEP_S)
+    await server.call("POST", "/update_weight_version", json={"new_version": label}, timeout_s=SMALL_S)
 
 
 async def start(server: VllmServer) -> None:
     """Begin an update."""
-    await server.call("POST", "/start_weight_update", timeout_s=STEP_S)
+    await server.call("POST", "/start_weight_update", timeout_s=SMALL_S)
 
 
 async def end_unfinished(server: VllmServer) -> None:
@@ -119,7 +126,7 @@ async def finish(server: VllmServer, version: int) -> None:
 async def reset_prefix_cache(server: VllmServer) -> None:
     """Forget what was computed under the old weights."""
     for _ in range(RESET_ATTEMPTS):
-        if (await server.call("POST", "/reset_prefix_cache", timeout_s=STEP_S))["success"]:
+        if (await server.call("POST", "/reset_prefix_cache", timeout_s=SMALL_S))["success"]:
             return
         await asyncio.sleep(RESET_PAUSE_S)
     log.warning(
