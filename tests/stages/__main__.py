@@ -41,9 +41,8 @@ class Player:
 
         A case that meets the learner alone is compared with an undisturbed run, which is made when first needed.
         """
-        exact = case.targets == {"learner"}
-        reference = await self._undisturbed() if exact else None
-        outcome = await self._direct(case, exact=exact)
+        reference = await self._undisturbed() if case.is_exact else None
+        outcome = await self._direct(case, exact=case.is_exact)
         return outcome, await asyncio.to_thread(violations, case, outcome, reference)
 
     async def _undisturbed(self) -> Outcome:
@@ -103,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Train in real processes, and kill, stop or slow one of them at a stage of a step.",
     )
     parser.add_argument(
-        "--cases", help="names joined by commas; all: everything at step 2, short: what the test suite plays"
+        "--cases",
+        help="names joined by commas; all: everything at step 2; short: what the test suite plays; together; ahead",
     )
     parser.add_argument("--seed", type=int, default=0, help="without --cases: everything, shuffled, at various steps")
     parser.add_argument("--minutes", type=float, help="begin no case after that")

@@ -2,7 +2,7 @@
 
 A name is a case in full, so it can be run again: `kill-allocator-observe-2` is a SIGKILL of the allocator while it has
 the first report of step 2; `kill-allocator-observe-2!` once it has answered, and before anyone has the answer.
-Several faults of one case are joined by `+`.
+Several faults of one case are joined by `+`; `@1` at the end lets the run draw one version ahead of its learner.
 """
 
 from __future__ import annotations
@@ -84,17 +84,23 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run and what happens to it."""
+    """One run and what happens to it.
+
+    Attributes:
+        ahead: versions by which drawing may be ahead of learning.
+    """
 
     strikes: tuple[Strike, ...]
+    ahead: int = 0
 
     def __str__(self) -> str:
-        return "+".join(map(str, self.strikes))
+        return "+".join(map(str, self.strikes)) + (f"@{self.ahead}" if self.ahead else "")
 
     @classmethod
     def of(cls, text: str) -> Self:
         """Return the case of a name."""
-        return cls(tuple(map(Strike.of, text.split("+"))))
+        strikes, _, ahead = text.partition("@")
+        return cls(tuple(map(Strike.of, strikes.split("+"))), int(ahead or 0))
 
     @property
     def targets(self) -> set[Target]:
@@ -102,9 +108,9 @@ class Case:
         return {strike.target for strike in self.strikes}
 
     @property
-    def kills_learner(self) -> bool:
-        """Whether the trainer is started again within the run."""
-        return any(strike.target == "learner" and strike.fault == "kill" for strike in self.strikes)
+    def is_exact(self) -> bool:
+        """Whether its run is comparable with an undisturbed one to the last bit: nobody else is hurt, all is in turn."""
+        return self.targets == {"learner"} and not self.ahead
 
 
 FAULTS: dict[Target, tuple[Fault, ...]] = {
@@ -135,6 +141,23 @@ TOGETHER = (
     "lose-prior-values-2+lose-allocator-observe-3",
 )
 """Two at once: above all the trainer, while somebody else is away whom it still had something to tell."""
+AHEAD = (
+    "kill-learner-generate-2@1",
+    "kill-learner-learning-2@1",
+    "kill-learner-saving-2@2",
+    "kill-learner-update-3@1",
+    "kill-learner-pause-2@1",
+    "kill-allocator-observe-2@1",
+    "lose-allocator-open-2+kill-learner-learning-3@1",
+    "hang-allocator-close-2@2",
+    "lose-prior-values-2@1",
+    "kill-server-generate-1@1",
+    "lose-server-update-2@1",
+    "pause-server-update-2@1",
+    "hang-server-generate-2@2",
+    "slow-server-generate-2@1",
+)
+"""Drawing and learning at once: new weights come while completions are under way."""
 SHORT = (
     "lose-prior-values-2",
     "hang-prior-evidence-2",
@@ -168,13 +191,13 @@ def everything(seed: int) -> list[Case]:
     random = Random(seed)  # noqa: S311 - an order, no secret
     singles = [case.strikes[0] for case in matrix(1)]
     cases = [Case((replace(one, step=random.randint(1, LAST.get(one.stage, 3))),)) for one in singles]
-    cases += map(Case.of, TOGETHER)
+    cases += map(Case.of, (*TOGETHER, *AHEAD))
     random.shuffle(cases)
     return cases
 
 
 def named(names: Sequence[str]) -> list[Case]:
-    """Return the cases of these names, `short` and `all` (at step 2) among them.
+    """Return the cases of these names, `short`, `together`, `ahead` and `all` (at step 2) among them.
 
     Raises:
         ValueError: a name is none.
@@ -182,7 +205,11 @@ def named(names: Sequence[str]) -> list[Case]:
     found: list[Case] = []
     for name in names:
         if name == "all":
-            found += [*matrix(2), *map(Case.of, TOGETHER)]
+            found += [*matrix(2), *map(Case.of, (*TOGETHER, *AHEAD))]
+        elif name == "together":
+            found += map(Case.of, TOGETHER)
+        elif name == "ahead":
+            found += map(Case.of, AHEAD)
         elif name == "short":
             found += map(Case.of, SHORT)
         else:

@@ -169,6 +169,8 @@ class Director:
             f"rollouts.urls=[{urls}]",
             "rollouts.prompts_per_step=8",
             "rollouts.max_tokens=4",
+            f"rollouts.max_staleness={self._case.ahead}",
+            "learner.importance=truncated",
             "learner.lr=1e-3",
             "checkpoint.every=2",
             "weights.keep=10",
