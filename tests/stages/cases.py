@@ -164,6 +164,7 @@ SHORT = (
     "kill-allocator-observe-2",
     "kill-allocator-close-2!",
     "pause-allocator-open-2",
+    "lose-allocator-open-3",
     "kill-learner-generate-3",
     "kill-learner-saved-2",
     "gone-allocator-observe-2+kill-learner-learning-3",

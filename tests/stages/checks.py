@@ -64,6 +64,7 @@ def violations(case: Case, outcome: Outcome, reference: Outcome | None = None) -
         found.append(f"G22: the trainer ended with {outcome.statuses}")
     read = Read.of(outcome)
     found += [*_steps(case, read), *_books(read, outcome), *_journal(read), *_completions(case, read, outcome)]
+    found += [] if case.ahead else _said(case, read, outcome)
     found += _versions(case, read, outcome.directory / "weights")
     if reference is not None:
         found += _same(read, outcome, Read.of(reference), reference)
@@ -77,6 +78,21 @@ def _steps(case: Case, read: Read) -> Iterator[str]:
     worst = max((row.mismatch or 0.0 for row in read.rows[1:]), default=0.0)
     if worst > TOLERANCE and not case.ahead:
         yield f"G23: the learner saw log-probabilities that differ from the servers' by {worst:.1e}"
+
+
+def _said(case: Case, read: Read, outcome: Outcome) -> Iterator[str]:
+    """Steps say that they were decided without the prior, or here, where that is so."""
+    first = min(outcome.struck.values(), default=STEPS + 1)
+    if early := [row.step for row in read.rows if row.degraded and row.step < first]:
+        yield f"G22: steps {early} say that they are degraded, and nothing had happened"
+    for strike, step in outcome.struck.items():
+        if len(case.strikes) > 1 or strike.fault not in {"lose", "gone", "hang"}:
+            continue
+        after = [row for row in read.rows if row.step > step]
+        if strike.target == "prior" and not all(row.degraded and row.detail and not row.fallback for row in after):
+            yield f"G22: steps after {step} do not say that they had no prior"
+        if strike.target == "allocator" and not all(row.degraded and row.detail and row.fallback for row in after):
+            yield f"G22: steps after {step} do not say that they were decided here"
 
 
 def _books(read: Read, outcome: Outcome) -> Iterator[str]:

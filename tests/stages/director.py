@@ -44,7 +44,7 @@ class Outcome:
         run: as the allocator has it.
         statuses: exit statuses of the trainer.
         finished: completions that vLLM's servers finished during the case; what a killed one had is lost.
-        struck: faults that happened.
+        struck: faults that happened, and the step under way then.
     """
 
     directory: Path
@@ -53,7 +53,7 @@ class Outcome:
     run: Run | None = None
     statuses: list[int] = field(default_factory=list)
     finished: int = 0
-    struck: list[Strike] = field(default_factory=list)
+    struck: dict[Strike, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -209,7 +209,7 @@ class Director:
             elsewhere = strike.target == "server" and at is not None and at is not self._machine(strike)
             if met and not elsewhere and strike in self._waiting:
                 self._waiting.remove(strike)
-                self._out.struck.append(strike)
+                self._out.struck[strike] = self._step
                 await self._strike(strike)
 
     def _machine(self, strike: Strike) -> Machine:

@@ -72,7 +72,10 @@ async def test_the_checks_find_what_is_wrong(undone: Outcome) -> None:
     assert ["vLLM finished" in one for one in violations(nothing, replace(undone, finished=undone.finished + 1))] == [
         True
     ]
-    assert any("never happened" in one for one in violations(Case.of("kill-prior-values-1"), undone))
+    lost = Case.of("lose-prior-values-2")
+    assert any("never happened" in one for one in violations(lost, undone))
+    silent = replace(undone, struck={lost.strikes[0]: 2})
+    assert ["do not say that they had no prior" in one for one in violations(lost, silent)] == [True]
     weights = undone.directory / "weights"
     shutil.rmtree(weights / "v3")
     shutil.copytree(weights / "v2", weights / "v3")
