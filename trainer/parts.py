@@ -56,6 +56,7 @@ async def connect(config: Config, tell: Listener) -> AsyncIterator[Parts]:
         stack.push_async_callback(verifier.close)
         generator, publisher = _generation(config)
         stack.push_async_callback(generator.close)
+        stack.push_async_callback(publisher.close)
         allocator = await _allocator(config, tell, stack)
         yield Parts(task, verifier, generator, publisher, allocator)
 

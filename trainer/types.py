@@ -110,6 +110,10 @@ class WeightPublisher(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Release what it holds between updates, if anything."""
+        ...
+
 
 class Verifier(Protocol):
     """Turns completions into outcomes."""

@@ -15,9 +15,9 @@ from rollout_budget.client.local import LocalAllocator
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import CloseRequest, ObserveAnswer, ObserveRequest, RunLimits, RunSpec
 from trainer.errors import GenerationFailed
+from trainer.groups import group_id, wave_seed
 from trainer.rewards import ExactVerifier
 from trainer.types import Problem, Sample, Sampling
-from trainer.groups import group_id, wave_seed
 from trainer.waves import Collector
 
 

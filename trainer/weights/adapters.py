@@ -28,6 +28,9 @@ class AdapterPublisher:
         self._keep = keep
         self._oldest: dict[str, int] = {}
 
+    async def close(self) -> None:
+        """Release nothing: nothing is held."""
+
     async def publish(self, directory: Path, version: int) -> None:
         """Load the adapter in `directory`, made by `exports.export_directory`, everywhere; older folders go once unused.
 

@@ -24,6 +24,9 @@ class FilesystemPublisher:
         self._pool = pool
         self._keep = keep
 
+    async def close(self) -> None:
+        """Release nothing: nothing is held."""
+
     async def publish(self, directory: Path, version: int) -> None:
         """Load `directory`, made by `exports.export_directory`, everywhere; afterwards older exports are removed.
 
