@@ -34,21 +34,22 @@ class Player:
     def __init__(self, plant: Plant) -> None:
         self._plant = plant
         self._number = 0
-        self.reference: Outcome | None = None
+        self._reference: Outcome | None = None
 
     async def play(self, case: Case) -> tuple[Outcome, list[str]]:
         """Play a case; return what it left and what is wrong with it.
 
         A case that meets the learner alone is compared with an undisturbed run, which is made when first needed.
         """
-        reference = await self._undisturbed() if case.is_exact else None
+        reference = await self.undisturbed() if case.is_exact else None
         outcome = await self._direct(case, exact=case.is_exact)
         return outcome, await asyncio.to_thread(violations, case, outcome, reference)
 
-    async def _undisturbed(self) -> Outcome:
-        if self.reference is None:
-            self.reference = await self._direct(Case(()), exact=True)
-        return self.reference
+    async def undisturbed(self) -> Outcome:
+        """Return a run in which nothing happened."""
+        if self._reference is None:
+            self._reference = await self._direct(Case(()), exact=True)
+        return self._reference
 
     async def _direct(self, case: Case, *, exact: bool) -> Outcome:
         self._number += 1

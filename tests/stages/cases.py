@@ -32,6 +32,7 @@ OF_ALLOCATOR = ("open", "observe", "close")
 OF_SERVERS = ("generate", "measure", "pause", "update", "finish", "reset", "resume")
 """Stages that a proxy sees, by who is asked."""
 OF_LEARNER = (
+    "rollouts",
     "noting",
     "learning",
     "publishing",
@@ -43,7 +44,7 @@ OF_LEARNER = (
     "completing",
     "forgetting",
 )
-"""Stages that the trainer tells of: a line of its journal is due; phases; a draft of weights or of a checkpoint is begun, is
+"""Stages that the trainer tells of: its phases; a line of its journal is due; a draft of weights or of a checkpoint is begun, is
 about to be renamed, the mark of a complete checkpoint is about to be set, and a step of the journal to be removed."""
 LAST = {"forgetting": 2}
 """Last step at which a stage is reached, where it is not reached at 4 for all of 1 to 3."""
@@ -138,6 +139,8 @@ TOGETHER = (
     "lose-server-generate-2+kill-learner-update-3",
     "gone-server-update-2+kill-learner-generate-3",
     "kill-learner-generate-2+kill-learner-saving-2",
+    "hang-allocator-close-2+kill-learner-learning-2",
+    "hang-server-update-2+kill-learner-rollouts-3",
     "lose-prior-values-2+lose-allocator-observe-3",
 )
 """Two at once: above all the trainer, while somebody else is away whom it still had something to tell."""

@@ -19,10 +19,12 @@ from pathlib import Path
 from rollout_budget.client import AllocatorClient
 from rollout_budget.errors import NotFound
 from rollout_budget.wire import Run
-from tests.stages.cases import OF_LEARNER, STEPS, Case, Strike
+from tests.stages.cases import STEPS, Case, Strike
 from tests.stages.learner import LearnerProcess
 from tests.stages.plant import PAUSE_S, SLOW_S, Machine, Plant
 
+PHASES = {"rollouts", "learning", "publishing", "evaluation", "checkpoint"}
+"""What the trainer does one after another; its other stages are within these."""
 STARTS = 4
 """Most starts of a run: one for each kill of it, and one that reports what nobody could be told before."""
 BACK_AFTER = 2
@@ -187,7 +189,7 @@ class Director:
 
     async def _told(self, stage: str, step: int) -> None:
         """Hear where the trainer is."""
-        if stage not in OF_LEARNER or stage in {"learning", "publishing", "checkpoint"}:
+        if stage in PHASES:
             self._step, self._phase = step, stage
         if stage == "checkpoint":
             self._keep_record()

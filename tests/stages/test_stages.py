@@ -51,11 +51,10 @@ async def test_g22_g23_g24_whoever_is_struck_the_run_is_done_and_the_books_are_r
     assert wrong == []
 
 
-@pytest.fixture
-def undone(player: Player, tmp_path: Path) -> Outcome:
+@pytest_asyncio.fixture(loop_scope="module")
+async def undone(player: Player, tmp_path: Path) -> Outcome:
     """A copy of a run in which nothing happened, to be spoiled."""
-    whole = player.reference
-    assert whole is not None, "made by the first case that kills the learner"
+    whole = await player.undisturbed()
     for source, name in ((whole.directory, "run"), (whole.record, "record")):
         shutil.copytree(source, tmp_path / name)
     return replace(whole, directory=tmp_path / "run", record=tmp_path / "record")
