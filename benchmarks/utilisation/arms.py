@@ -1,4 +1,7 @@
-"""The two ways to draw the same number of rollouts: groups sized by the allocator's services, and groups of 16 without any.
+"""Three ways to draw the same number of rollouts.
+
+Groups sized by the allocator's services; the same waves again without any allocator, which shows what decisions cost; and
+groups of 16 at once, as a run without budgets does.
 
 The policy is random and its answers are worth nothing, so outcomes are coins: a completion's text decides, heads with a
 probability of its prompt's own. The allocator cannot tell, and its groups end after different numbers of waves.
@@ -8,12 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rollout_budget.client.base import Allocator
+from trainer.groups import group_id, wave_seed
+from trainer.journal import Journal
 from trainer.rollouts.pool import ServerPool
-from trainer.types import Problem, Sampling
+from trainer.types import Problem, Sample, Sampling
 from trainer.waves import Collector
 
 GROUP = 16
@@ -39,11 +46,12 @@ def _uniform(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one arm drew: completions returned, and completions begun in vain."""
+    """What one arm drew: completions returned, completions begun in vain, waves; and the waves of each group in order."""
 
     rollouts: int
     cancelled: int = 0
     waves: int = 0
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def __add__(self, other: Drawn) -> Drawn:
         """Return the sums."""
@@ -63,7 +71,7 @@ async def in_turn(count: int, ahead: int, draw: Callable[[int], Awaitable[Drawn]
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """Both arms, on the same servers.
+    """All arms, on the same servers.
 
     Attributes:
         over_issue: share of prompts opened beyond those that a step needs; see `rollouts.over_issue`.
@@ -86,8 +94,25 @@ class Arms:
             sampling=self.sampling,
         )
         enough = round(len(problems) / (1.0 + self.over_issue)) if self.over_issue else None
-        _, stats = await collector.collect(problems, step=step, version=0, enough=enough)
-        return Drawn(stats.used, stats.cancelled, stats.waves)
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Journal(Path(folder)).step(step)
+            _, stats = await collector.collect(problems, step=step, version=0, enough=enough, journal=journal)
+            drawn = Journal(Path(folder)).step(step).waves
+        waves = [drawn[group_id(step, problem.key)] for problem in problems]
+        sizes = tuple(tuple(len(wave.samples) for wave in group) for group in waves)
+        return Drawn(stats.used, stats.cancelled, stats.waves, sizes)
+
+    async def same(self, problems: Sequence[Problem], sizes: Sequence[Sequence[int]], step: int) -> Drawn:
+        """Draw the same waves for the same prompts, each group on its own, and ask nobody."""
+
+        async def group(problem: Problem, waves: Sequence[int]) -> int:
+            for place, count in enumerate(waves):
+                samples = await self._generate(problem, count, wave_seed(0, f"{step}-{problem.key}", 1, place))
+                await Coins().grade(problem, [sample.text for sample in samples])
+            return sum(waves)
+
+        drawn = await asyncio.gather(*map(group, problems, sizes))
+        return Drawn(sum(drawn), waves=sum(map(len, sizes)))
 
     async def fixed(self, problems: Sequence[Problem], rollouts: int, step: int) -> Drawn:
         """Draw so many rollouts in groups of 16 for the first of the same prompts, all at once; the last may be smaller."""
@@ -96,15 +121,14 @@ class Arms:
             raise ValueError(f"{rollouts} rollouts need {len(sizes)} prompts, and there are {len(problems)}")
 
         async def group(place: int, count: int) -> int:
-            samples = await self.pool.generate(
-                self.encode(problems[place].prompt),
-                count=count,
-                sampling=self.sampling,
-                version=0,
-                seed=step * 2**20 + place * 2**10,
-            )
+            samples = await self._generate(problems[place], count, step * 2**20 + place * 2**10)
             await Coins().grade(problems[place], [sample.text for sample in samples])
             return len(samples)
 
         drawn = await asyncio.gather(*(group(place, count) for place, count in enumerate(sizes)))
         return Drawn(sum(drawn), waves=len(sizes))
+
+    async def _generate(self, problem: Problem, count: int, seed: int) -> list[Sample]:
+        return await self.pool.generate(
+            self.encode(problem.prompt), count=count, sampling=self.sampling, version=0, seed=seed
+        )
