@@ -21,17 +21,18 @@ Pool = Literal["recurring", "stream"]
 POOLS: tuple[Pool, ...] = ("recurring", "stream")
 """Prompts to draw from: some that come back several times in a run, or more than any run opens."""
 RECURRING = 1000
-"""Prompts of a pool that recurs: met six times in a run with two rollouts a prompt."""
+"""Prompts of a pool that recurs: met eight times in a run with two rollouts a prompt."""
 STREAMS: Mapping[str, int] = {"sorting": 28_000, "arithmetic": 14_000}
-"""Prompts of a pool that does not: more than 50 steps of 512 candidates, or all that there are."""
+"""Prompts of a pool that does not: nearly as many as 64 steps of 512 candidates, or all that there are."""
 TASKS: Mapping[str, Settings] = {
-    "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 160},
+    "sorting": {"task.name": "sorting", "task.sorting.levels": [2], "policy.demo.warmup_steps": 110},
     "arithmetic": {"task.name": "arithmetic", "task.arithmetic.levels": [1, 2], "policy.demo.warmup_steps": 1000},
 }
-"""Seven digits to be put in one of two orders; sums and differences of one and two digits. Each has the warm-up after which its policy
-is right about one time in three: earlier than that, hardly any method learned anything."""
-ROLLOUTS = 12_800
-"""Of every run: 50 steps of 256."""
+"""Seven digits to be put in one of two orders; sums and differences of one and two digits. Each has the warm-up after
+which its policy is right one time in eight or in five: late enough for every method to learn, early enough for there to
+be something to learn."""
+ROLLOUTS = 16_384
+"""Of every run: 64 steps of 256."""
 HELD_OUT = 320
 """Problems of a measurement, one sampled completion each: a standard error of at most .028."""
 RATES = (1e-4, 2e-4, 4e-4)
