@@ -277,5 +277,49 @@ CATALOGUE: tuple[Mutation, ...] = (
         "        self.force_exit = True\n        await super().shutdown(sockets)\n",
         ("tests/allocator/test_kit.py", "-k", "g21"),
     ),
+    Mutation(
+        "G22",
+        "rollout_budget/client/kept.py",
+        "the closes that a successor has to tell",
+        "            (state.closing if entry.known else state.unopened)[Key.of(entry.closing)] = entry",
+        "            pass",
+        ("tests/client/test_kept.py",),
+    ),
+    Mutation(
+        "G23",
+        "trainer/rollouts/vllm.py",
+        "the look at the version after a call",
+        "            await self._require(version)\n        except CallFailed:",
+        "        except CallFailed:",
+        ("tests/trainer/test_rollouts.py",),
+    ),
+    Mutation(
+        "G23",
+        "trainer/weights/holding.py",
+        "resuming, whatever happened",
+        """        finally:
+            await insist(server, "/resume")
+    finally:""",
+        """        finally:
+            pass
+    finally:""",
+        ("tests/trainer/test_pool.py",),
+    ),
+    Mutation(
+        "G24",
+        "trainer/waves.py",
+        "the record of a wave",
+        "                self._journal.drew(group.opened.group_id, wave)",
+        "                pass",
+        ("tests/trainer/test_resume.py",),
+    ),
+    Mutation(
+        "G24",
+        "rollout_budget/client/recorded.py",
+        "the line of a call",
+        "            append_line(self._path, line)",
+        "            pass",
+        ("tests/conformance/test_protocol.py", "-k", "recorded"),
+    ),
 )
-"""In the order of the guarantees. G22 to G24 are the trainer's, with tests of their own."""
+"""In the order of the guarantees."""
