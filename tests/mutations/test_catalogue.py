@@ -8,7 +8,7 @@ from tests.mutations.__main__ import DOCUMENT
 from tests.mutations.catalogue import CATALOGUE, Mutation
 from tests.paths import ROOT
 
-GUARANTEES = {f"G{number:02d}" for number in range(1, 22)}
+GUARANTEES = {f"G{number:02d}" for number in range(1, 25)}
 
 
 @pytest.mark.parametrize("mutation", CATALOGUE, ids=lambda one: f"{one.guarantee} {one.what}")
