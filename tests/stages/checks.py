@@ -82,9 +82,6 @@ def _steps(case: Case, read: Read) -> Iterator[str]:
 
 def _said(case: Case, read: Read, outcome: Outcome) -> Iterator[str]:
     """Steps say that they were decided without the prior, or here, where that is so."""
-    first = min(outcome.struck.values(), default=STEPS + 1)
-    if early := [row.step for row in read.rows if row.degraded and row.step < first]:
-        yield f"G22: steps {early} say that they are degraded, and nothing had happened"
     for strike, step in outcome.struck.items():
         if len(case.strikes) > 1 or strike.fault not in {"lose", "gone", "hang"}:
             continue
