@@ -35,8 +35,16 @@ openapi: ## write docs/api/*.json anew from the services
 	@$(PY) -m services.allocator openapi > docs/api/allocator.json
 	@$(PY) -m services.prior_api openapi > docs/api/prior.json
 
-bench: ## allocator; estimators, decisions, plans, budgets and prior on DATA=path/to/outcomes
+study: ## the comparison of methods in training, hours on two cores; goes on where it was stopped (docs/learning-study.md)
+	@scripts/setup
+	@$(PY) -m benchmarks.learning tune
+	@$(PY) -m benchmarks.learning run
+	@$(PY) -m benchmarks.learning report
+
+bench: ## allocator, learner, utilisation; estimators, decisions, plans, budgets and prior on DATA=path/to/outcomes
 	@$(PY) -m benchmarks.allocator
+	@$(PY) -m benchmarks.learner
+	@$(PY) -m benchmarks.utilisation
 	@$(PY) -m benchmarks.budgets --data $(DATA)
 	@$(PY) -m benchmarks.decisions
 	@$(PY) -m benchmarks.estimators --data $(DATA)
@@ -46,4 +54,4 @@ bench: ## allocator; estimators, decisions, plans, budgets and prior on DATA=pat
 clean: ## remove what the targets above made, environments included
 	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak mutations lint openapi bench clean
+.PHONY: help setup demo test soak mutations lint openapi study bench clean
