@@ -89,6 +89,7 @@ ABLATIONS: Mapping[str, Method] = {
     "ours, k_init 4": _ours("first wave of 4", k_init=4),
     "ours, k_init auto": _ours("first wave by the prior's record", k_init="auto"),
     "ours, prompts planned": _ours("prompts chosen by expected signal", plan=True),
+    "ours, k_init 1, planned": _ours("first wave of 1, prompts chosen by expected signal", k_init=1, plan=True),
     "ours, prompts uniform": _ours("prompts not chosen", plan=False),
     "V0.5, k_init 1": Method("v05", {"allocator.k_init": 1}, rate_of="V0.5", says="the paper's rule from 1 on"),
     "V0.5, k_init 2": Method("v05", {"allocator.k_init": 2}, rate_of="V0.5", says="the paper's rule from 2 on"),
