@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import torch
 
 from tests.stages.proxy import OnRequest, StageProxy
 from tests.vllm_server import TINY, child_of, export_model
@@ -172,7 +173,16 @@ async def planted(folder: Path, *, vllm_port: int | None = None) -> AsyncIterato
 
 
 def _policy(folder: Path) -> Path:
-    """Return a policy that is right now and then, made once."""
+    """Return a policy that is right now and then, made once, on one thread: on busy cores several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _warmed_up(folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _warmed_up(folder: Path) -> Path:
     shape = TINY.model_dump() | {"warmup_steps": WARMUP_STEPS}
     return ensure_policy(
         parse(

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from trainer.rollouts.vllm import ServerUnusable, VllmServer
 from trainer.weights import holding
-from trainer.weights.holding import held, insist
+from trainer.weights.holding import end_unfinished, held, insist
 
 SMALL_S = 0.2
 
@@ -65,3 +65,14 @@ async def test_g23_a_server_that_stands_still_is_given_up_once(
         async with asyncio.timeout(20 * SMALL_S), held(server, drain=False):
             raise ServerUnusable("the update failed")
     assert transport.asked == ["/pause", "/abort_requests", "/resume"]
+
+
+async def test_g23_an_update_of_nothing_is_not_waited_for_where_nothing_moves(
+    server: VllmServer, transport: Stubborn
+) -> None:
+    """A server that answers with an error has ended its update; one that does not answer is no use."""
+    await end_unfinished(server)
+    transport.still_at = "/update_weights"
+    with pytest.raises(ServerUnusable, match="/update_weights had no answer within"):
+        async with asyncio.timeout(20 * SMALL_S):
+            await end_unfinished(server)

@@ -54,7 +54,7 @@ def with_recipe(config: Config, name: str) -> Config:
         ConfigError: as `load`.
     """
     data = config.model_dump(
-        mode="json", exclude={"allocator": set(config.allocator.model_fields) - {"url", "key_file"}}
+        mode="json", exclude={"allocator": set(type(config.allocator).model_fields) - {"url", "key_file"}}
     )
     return parse(_over(data, _recipe(name)))
 

@@ -90,13 +90,20 @@ async def _until_empty(server: VllmServer) -> None:
 
 async def insist(server: VllmServer, path: str) -> None:
     """Call a route that is safe to repeat; a server may close the connection that an error was sent on."""
+    async with _at_once(server, path):
+        for _ in range(INSIST_ATTEMPTS - 1):
+            with suppress(ServerUnusable):
+                await server.call("POST", path, json={}, timeout_s=STEP_S)
+                return
+        await server.call("POST", path, json={}, timeout_s=STEP_S)
+
+
+@asynccontextmanager
+async def _at_once(server: VllmServer, path: str) -> AsyncIterator[None]:
+    """Bound all that is asked in the block: who stands still is not asked again."""
     try:
         async with asyncio.timeout(SMALL_S):
-            for _ in range(INSIST_ATTEMPTS - 1):
-                with suppress(ServerUnusable):
-                    await server.call("POST", path, json={}, timeout_s=SMALL_S)
-                    return
-            await server.call("POST", path, json={}, timeout_s=SMALL_S)
+            yield
     except TimeoutError as error:
         raise ServerUnusable(f"{server.url}{path} had no answer within {SMALL_S:.0f} s") from error
 
@@ -114,8 +121,9 @@ async def start(server: VllmServer) -> None:
 
 async def end_unfinished(server: VllmServer) -> None:
     """End an update that its trainer never finished: an update of nothing fails, and a failed one is over."""
-    with suppress(ServerUnusable):
-        await server.call("POST", "/update_weights", json={"update_info": {}}, timeout_s=STEP_S)
+    async with _at_once(server, "/update_weights"):
+        with suppress(ServerUnusable):
+            await server.call("POST", "/update_weights", json={"update_info": {}}, timeout_s=STEP_S)
 
 
 async def finish(server: VllmServer, version: int) -> None:
