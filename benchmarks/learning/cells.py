@@ -95,8 +95,8 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """A hash of every setting."""
-        text = json.dumps(self.config().model_dump(mode="json"), sort_keys=True)
+        """A hash of every setting; names are none."""
+        text = json.dumps(self.config({"run.name": ""}).model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

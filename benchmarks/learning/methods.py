@@ -61,7 +61,7 @@ METHODS: Mapping[str, Method] = {
     REFERENCE: Method(
         "grpo", _fixed(16), says="as published: group mean, divided by the group's standard deviation, 16 a prompt"
     ),
-    OURS: Method("rollout_budget", says="the trainer's defaults"),
+    OURS: Method("rollout_budget", {"allocator.k_init": 1}, says="our recipe, with a first wave of one"),
     "RLOO-2": Method("rloo", _fixed(2), says="leave-one-out mean, 2 a prompt"),
     "RLOO-4": Method("rloo", _fixed(4), says="leave-one-out mean, 4 a prompt"),
     "V0.5": Method("v05", says="the paper: fusion, look-ahead, 4 to 16 a prompt"),
@@ -75,21 +75,21 @@ METHODS: Mapping[str, Method] = {
 
 def _ours(says: str, **changes: Any) -> Method:
     settings = {f"allocator.{name}": value for name, value in changes.items()}
-    return Method("rollout_budget", settings, rate_of=OURS, says=says)
+    return Method("rollout_budget", {**METHODS[OURS].changes, **settings}, rate_of=OURS, says=says)
 
 
 ABLATIONS: Mapping[str, Method] = {
     "ours, prior off": _ours("a constant prior", prior_model="constant"),
     "ours, own history": _ours("each prompt's own past, no texts", prior_model="history"),
     "ours, the paper's fusion": _ours("baseline of the paper in place of ours", estimator="v05"),
-    "ours, no extra rollouts": _ours("every group has k_init rollouts", stopping="fixed", k_init=2, k_max=2),
+    "ours, no extra rollouts": _ours("one rollout a prompt, always", stopping="fixed", k_max=1),
     "ours, leave-one-out off": _ours("one baseline per group, own outcome included", leave_one_out=False),
     "ours, k_init 1": _ours("first wave of 1", k_init=1),
     "ours, k_init 2": _ours("first wave of 2", k_init=2),
     "ours, k_init 4": _ours("first wave of 4", k_init=4),
     "ours, k_init auto": _ours("first wave by the prior's record", k_init="auto"),
     "ours, prompts planned": _ours("prompts chosen by expected signal", plan=True),
-    "ours, k_init 1, planned": _ours("first wave of 1, prompts chosen by expected signal", k_init=1, plan=True),
+    "ours, k_init 2, planned": _ours("first wave of 2, prompts chosen by expected signal", k_init=2, plan=True),
     "ours, prompts uniform": _ours("prompts not chosen", plan=False),
     "V0.5, k_init 1": Method("v05", {"allocator.k_init": 1}, rate_of="V0.5", says="the paper's rule from 1 on"),
     "V0.5, k_init 2": Method("v05", {"allocator.k_init": 2}, rate_of="V0.5", says="the paper's rule from 2 on"),

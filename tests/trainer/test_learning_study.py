@@ -123,6 +123,7 @@ def test_every_method_is_a_configuration_and_ablations_change_one_thing() -> Non
     for name in extra:
         assert configs[name].allocator != ours.allocator
     assert f"ours, k_init {ours.allocator.k_init}" not in extra
+    assert "ours, prompts uniform" not in extra
     order = study.comparison(rates, tasks=["sorting"])
     assert [cell.seed for cell in order] == sorted(cell.seed for cell in order)
     assert order[0].method == REFERENCE
