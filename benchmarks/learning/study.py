@@ -66,13 +66,9 @@ def ablations(rates: Rates, task: str = PRIMARY_TASK) -> list[Cell]:
         for method in ABLATIONS
         for pool in POOLS
     ]
-    known = {_settings(cell) for cell in comparison(rates, tasks=[task])}
-    return [cell for cell in cells if _settings(cell) not in known]
-
-
-def _settings(cell: Cell) -> str:
-    """Return everything that a run follows from: not its method's name."""
-    return cell.config({"run.name": ""}).model_dump_json()
+    changed = dict.fromkeys(method.rate_of for method in ABLATIONS.values())
+    known = {cell.digest for cell in comparison(rates, changed, [task])}
+    return [cell for cell in cells if cell.digest not in known]
 
 
 @dataclass(frozen=True, slots=True)
