@@ -20,6 +20,8 @@ from benchmarks.learning.tuning import NotTuned, Rates
 
 FOLDER = Path("runs/learning")
 STAGES = ("comparison", "ablations")
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C ended, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotTuned as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on\n")
+        return INTERRUPTED
 
 
 def _tune(options: argparse.Namespace) -> int:

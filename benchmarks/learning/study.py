@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +121,8 @@ class Study:
             try:
                 while waiting and len(under_way) < self.workers:
                     cell = waiting.pop(0)
-                    under_way[pool.submit(runs.run, cell, self.cache, code)] = cell
+                    with _deaf():
+                        under_way[pool.submit(runs.run, cell, self.cache, code)] = cell
                 finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:
                 Say(f"stopping: {len(under_way)} runs under way end first (again to drop them)", flush=True)
@@ -146,6 +149,16 @@ class Study:
         return True
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment, so that a worker that is started in it never hears one: it inherits what is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def version() -> str:
     """Return the commit that runs, with a mark where files differ from it."""
     here = Path(__file__).parent
@@ -163,8 +176,3 @@ def _has_texts(cell: Cell) -> bool:
 def _left(began: float, ended: int, total: int) -> str:
     seconds = (time.monotonic() - began) / ended * (total - ended)
     return f"{seconds / 60:.0f} min"
-
-
-def by_cell(found: Iterable[Result]) -> Mapping[Cell, Result]:
-    """Return results by their cells."""
-    return {result.cell: result for result in found}
