@@ -27,16 +27,14 @@ from benchmarks.learning.analysis import (
 )
 from benchmarks.learning.cells import POOLS, RATES, TASKS, TUNING_SEEDS, Pool
 from benchmarks.learning.methods import ALL, METHODS, OURS, REFERENCE
+from benchmarks.learning.picture import STEPS_IN_MEAN, overview, steps, training
 from benchmarks.learning.results import Measured, Result, Step
 from benchmarks.learning.tuning import NotTuned, Rates
-from rollout_budget.outcomes import FloatArray
 from trainer.report.plots import Plot, png, svg
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = (REFERENCE, OURS, "RLOO-2", "RLOO-4", "V0.5", "DAPO")
 """Methods of the pictures: as many as there are colours to tell apart."""
-STEPS_IN_MEAN = 5
-"""Steps in a running mean of what jumps with the prompts of a step."""
 TARGETS: Mapping[Pool, tuple[float, float]] = {"recurring": (0.5, 0.65), "stream": (0.35, 0.5)}
 """Share of the reference's rollouts that ours was to need at most, and the upper end of its interval."""
 COLUMNS = ("method", "final accuracy", "against GRPO-16", "share of its rollouts", "stable", "rate", "seeds")
@@ -96,13 +94,29 @@ def write(results: Sequence[Result], out: Path, *, document: Path | None = None)
     for key, (names, pictures) in drawn.items():
         for picture in pictures:
             (out / f"{key}-{picture.key}.png").write_bytes(png(picture, names))
+    shown = _for_document(told)
+    for name, data in shown.items():
+        (out / name).write_bytes(data)
     (out / "tables.md").write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items()) + "\n")
     (out / "report.html").write_text(page(results, told, drawn), encoding="utf-8")
     print("\n\n".join(f"{name}\n{text}" for name, text in sections.items()))
     print(f"\nReport (opens offline): {out / 'report.html'}")
     if document is not None:
         text = document.read_text(encoding="utf-8")
+        for name, data in shown.items():
+            document.with_name(name).write_bytes(data)
         documents.write(document, {name: body for name, body in sections.items() if f"<!-- begin {name} -->" in text})
+
+
+def _for_document(told: Sequence[Scene]) -> dict[str, bytes]:
+    """Return the pictures of the document by file name."""
+    if not told:
+        return {}
+    first = told[-1]
+    return {
+        "learning-study.png": overview([(scene.title, scene.results) for scene in told], SHOWN),
+        "learning-study-training.png": training(first.title, first.results, SHOWN),
+    }
 
 
 def table(scene: Scene) -> list[list[str]]:
@@ -206,7 +220,9 @@ def plots(scene: Scene) -> tuple[list[str], list[Plot]]:
         return Plot(f"accuracy-{key}", f"{scene.title}: accuracy", across, "held-out accuracy", curves, level)
 
     def by_step(key: str, up: str, figure: Figure) -> Plot:
-        curves = tuple(tuple(_steps(result, figure) for result in group) for group in runs)
+        curves = tuple(
+            tuple(steps(result, [figure(step) for step in result.steps]) for result in group) for group in runs
+        )
         return Plot(key, f"{scene.title}: {up}", "rollouts", up, curves)
 
     drawn = [
@@ -217,13 +233,6 @@ def plots(scene: Scene) -> tuple[list[str], list[Plot]]:
         by_step("gradient-norm", "gradient norm", lambda step: step.grad_norm),
     ]
     return names, [plot for plot in drawn if any(across.size for curves in plot.curves for across, _ in curves)]
-
-
-def _steps(result: Result, figure: Figure) -> tuple[FloatArray, FloatArray]:
-    found = [(float(step.rollouts), value) for step in result.steps if (value := figure(step)) is not None]
-    values = np.array([value for _, value in found])
-    means = [values[max(0, at - STEPS_IN_MEAN + 1) : at + 1].mean() for at in range(len(values))]
-    return np.array([place for place, _ in found]), np.array(means)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
