@@ -14,7 +14,8 @@ demo: ## train the same task twice, budgeted and GRPO, on real servers; prints a
 
 test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM server
 	@scripts/setup --vllm
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@$(PY) -m pytest -n 2 --dist loadgroup -m "not alone"
+	@$(PY) -m pytest -m alone
 
 soak: ## every harness for 30 minutes: simulation, state machine, killed processes, contract, load, stages (MINUTES=, ONLY=)
 	@scripts/setup --vllm

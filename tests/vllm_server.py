@@ -39,6 +39,15 @@ def child_of(process: ServerProcess) -> int:
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
+def is_alive(process: ServerProcess) -> bool:
+    """Whether the server itself is there, whatever its keeper has noticed yet."""
+    try:
+        state = Path(f"/proc/{child_of(process)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"
+
+
 class VllmSession:
     """Starts the server when it is asked for and not running."""
 
@@ -52,7 +61,10 @@ class VllmSession:
 
     def running(self) -> ServerProcess:
         """Return the server, ready."""
-        if self._process is None or not self._process.is_running():
+        if self._process is not None and not is_alive(self._process):
+            self._runner.run(self._process.stop())
+            self._process = None
+        if self._process is None:
             assert self._python is not None
             export_model(self.folder, 0, seed=0)
             options = VllmOptions(kv_cache_bytes=64 * 2**20, backend="gloo", lora_rank=LORA_RANK)

@@ -48,6 +48,7 @@ class _Listener:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -58,7 +59,11 @@ class _Listener:
         assert self._server is not None
         self._server.close()
         self.cut_all()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # transports that were aborted just now close with the loop's next turn
 
     def cut_all(self) -> None:
         """Break every connection."""
@@ -67,6 +72,10 @@ class _Listener:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError):

@@ -18,6 +18,7 @@ FLOOD_S, CALM_S = 5.0, 10.0
 
 
 @pytest.mark.services
+@pytest.mark.alone
 async def test_g17_three_times_the_peak_is_shed_and_forgotten(tmp_path: Path) -> None:
     """Goodput stays, what is shed is told so with a time, nothing is left without an answer, and calm returns."""
     async with allocator(tmp_path, ("quiet", "loud")) as target:
@@ -32,6 +33,7 @@ async def test_g17_three_times_the_peak_is_shed_and_forgotten(tmp_path: Path) ->
 
 
 @pytest.mark.services
+@pytest.mark.alone
 async def test_g17_the_loop_answers_beside_large_decisions(tmp_path: Path) -> None:
     """While two large decisions are made and wait, the process is alive all the time."""
     async with allocator(tmp_path, ("loud",)) as target:
