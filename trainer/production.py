@@ -103,7 +103,7 @@ class Producer:
         """
         if memory:
             self._sampler.restore(memory["sampler"])
-            self._size.mean_group = memory["mean_group"]
+            self._size.restore(memory["size"])
         self._next, self._drawn, self._attempt = step + 1, drawn, attempt
 
     async def published(self, version: int) -> None:
@@ -164,7 +164,7 @@ class Producer:
         assert journal.ended is not None  # noqa: S101 - the caller looked
         memory = dict(journal.ended["memory"])
         self._sampler.restore(memory["sampler"])
-        self._size.mean_group = memory["mean_group"]
+        self._size.restore(memory["size"])
         return Batch(
             self._next, journal.groups(), StepStats(**journal.ended["cost"]), memory, replayed=True, resumed=True
         )
@@ -188,7 +188,7 @@ class Producer:
         if way.drawn.failed and not way.drawn.used:
             raise GenerationFailed(way.drawn.detail)
         self._size.saw(way.drawn.groups, way.drawn.used)
-        memory = {"sampler": self._sampler.state(), "mean_group": self._size.mean_group}
+        memory = {"sampler": self._sampler.state(), "size": self._size.state()}
         if way.drawn.used:
             journal.end(way.groups, asdict(way.drawn), memory)
         return Batch(self._next, way.groups, way.drawn, memory, resumed=resumed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,19 +94,22 @@ class PromptSampler:
 class StepSize:
     """How many prompts a step opens: its budget of rollouts over the recent mean group size.
 
-    The mean is over groups, exponentially forgotten over `MEMORY_STEPS` steps. So when a good prior lets groups shrink,
-    the same number of rollouts a step buys more prompts. The budget of a step is an aim; the run's limit, which the
-    ledger holds, is hard.
+    The mean is over steps, the plain one of the first `MEMORY_STEPS` and from then on exponentially forgotten: the first
+    step replaces the guess that it was sized by, since small steps learn from noise. So when a good prior lets groups
+    shrink, the same number of rollouts a step buys more prompts. The budget of a step is an aim; the run's limit, which
+    the ledger holds, is hard.
 
     Attributes:
         rollouts: budget of a step.
         prompts: a fixed number of prompts instead, or None.
         mean_group: recent mean group size.
+        steps: steps that were seen, at most `MEMORY_STEPS`.
     """
 
     rollouts: int
     prompts: int | None
     mean_group: float
+    steps: int = 0
 
     @classmethod
     def of(cls, config: Config) -> StepSize:
@@ -129,4 +132,13 @@ class StepSize:
     def saw(self, groups: int, rollouts: int) -> None:
         """Take a finished step into account."""
         if groups:
-            self.mean_group += (rollouts / groups - self.mean_group) / MEMORY_STEPS
+            self.steps = min(self.steps + 1, MEMORY_STEPS)
+            self.mean_group += (rollouts / groups - self.mean_group) / self.steps
+
+    def state(self) -> dict[str, float]:
+        """Return what `restore` needs, as JSON."""
+        return {"mean_group": self.mean_group, "steps": self.steps}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on where another of the same run was."""
+        self.mean_group, self.steps = state["mean_group"], int(state["steps"])

@@ -53,10 +53,19 @@ def test_smaller_groups_buy_more_prompts() -> None:
     size = StepSize.of(load(None, ["rollouts.per_step=256", "allocator.k_init=4", "allocator.k_max=16"]))
     assert size.mean_group == 8
     assert size.next(None) == 32
-    for _ in range(30):
-        size.saw(groups=64, rollouts=256)
-    assert size.mean_group == pytest.approx(4.0, abs=0.01)
+    size.saw(groups=32, rollouts=128)
+    assert size.mean_group == 4.0
     assert size.next(None) == 64
+    later = StepSize.of(load(None, ["rollouts.per_step=256"]))
+    later.restore(size.state())
+    for one in (size, later):
+        for _ in range(30):
+            one.saw(groups=32, rollouts=256)
+        assert one.mean_group == pytest.approx(8.0, abs=0.01)
+        one.saw(groups=64, rollouts=192)
+        assert one.mean_group == pytest.approx(7.0, abs=0.01)
+        for _ in range(30):
+            one.saw(groups=64, rollouts=256)
     size.saw(groups=0, rollouts=0)
     assert size.next(None) == 64
 
@@ -75,4 +84,4 @@ def test_a_fixed_number_of_prompts_is_kept() -> None:
     assert size.mean_group == (EXPECTED_AUTO * 16) ** 0.5
     size.saw(groups=10, rollouts=160)
     assert size.next(None) == 10
-    assert size.next(18) == 2
+    assert size.next(32) == 2

@@ -18,7 +18,7 @@ from trainer.metrics import Event, Noticed, Started, StepMetrics, Stepped, Summa
 from trainer.rollouts.inprocess import InProcessGenerator
 from trainer.types import Sample, Sampling
 
-KILLED = ("run.steps=4", "checkpoint.every=2", "allocator.price=0", "allocator.k_max=4")
+KILLED = ("run.steps=4", "checkpoint.every=2", "allocator.price=0", "allocator.k_max=4", "rollouts.prompts_per_step=4")
 TOLD = {"accuracy", "rollouts", "loss", "grad_norm", "kl", "held_out_accuracy", "rollouts_total", "mean_group_size"}
 
 
