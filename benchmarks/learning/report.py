@@ -33,7 +33,7 @@ from benchmarks.learning.tuning import NotTuned, Rates
 from trainer.report.plots import Plot, png, svg
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SHOWN = (REFERENCE, OURS, "RLOO-2", "RLOO-4", "V0.5", "DAPO")
+SHOWN = (REFERENCE, OURS, "RLOO-2", "RLOO-4", "V0.5", "SPO")
 """Methods of the pictures: as many as there are colours to tell apart."""
 TARGETS: Mapping[Pool, tuple[float, float]] = {"recurring": (0.5, 0.65), "stream": (0.35, 0.5)}
 """Share of the reference's rollouts that ours was to need at most, and the upper end of its interval."""
