@@ -133,7 +133,7 @@ class Producer:
 
     async def _fill(self, ready: asyncio.Queue[Batch | Exception | None]) -> None:
         try:
-            while not self._is_over():
+            while not self._config.run.is_over(self._next - 1, self._drawn):
                 batch = await self.produce()
                 ready.put_nowait(batch)
                 if not batch.drawn.used:
@@ -141,10 +141,6 @@ class Producer:
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the step
             ready.put_nowait(error)
         ready.put_nowait(None)
-
-    def _is_over(self) -> bool:
-        remaining, steps = self._remaining(), self._config.run.steps
-        return (remaining is not None and remaining <= 0) or (steps is not None and self._next > steps)
 
     async def produce(self) -> Batch:
         """Return the next step; nothing is drawn where the budget is gone.

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -292,16 +291,14 @@ class Training:
             state = {"progress": asdict(self.progress), "memory": self._memory, "line": line}
             root, step, keep = self.directory / CHECKPOINTS, self.progress.step, self.config.checkpoint.keep
             await self._apart(lambda: self._team.save(root, step, state, keep))
-            self._journal.forget(min(kept(root)))
+            self._journal.forget(checkpoint.oldest_step(root))
 
     async def _apart(self, work: Callable[[], Result]) -> Result:
         """Do the learner's work in its own thread, always the same one, while rollouts go on in this one."""
         return await asyncio.get_running_loop().run_in_executor(self._learning, work)
 
     def _is_over(self) -> bool:
-        limit, steps = self.config.run.rollouts, self.config.run.steps
-        spent = limit is not None and self.progress.rollouts >= limit
-        return spent or (steps is not None and self.progress.step >= steps)
+        return self.config.run.is_over(self.progress.step, self.progress.rollouts)
 
     def _is_due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one; the last step always counts."""
@@ -356,11 +353,6 @@ class _Fits:
                 )
             )
         return fits
-
-
-def kept(root: Path) -> list[int]:
-    """Return the steps of the complete checkpoints under a folder."""
-    return [int(path.parent.name.removeprefix("step-")) for path in root.glob(f"step-*/{checkpoint.COMPLETE}")]
 
 
 def _collector(run: Run, parts: Parts) -> Collector:

@@ -35,6 +35,11 @@ class RunSection(Section):
             raise ValueError("a run needs an end: set rollouts or steps")
         return self
 
+    def is_over(self, steps: int, rollouts: int) -> bool:
+        """Return whether a run ends after so many steps and rollouts."""
+        spent = self.rollouts is not None and rollouts >= self.rollouts
+        return spent or (self.steps is not None and steps >= self.steps)
+
 
 class DemoPolicySection(Section):
     """The small policy that is made on the spot where `policy.path` is not given."""

@@ -110,6 +110,11 @@ def latest(root: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def oldest_step(root: Path) -> int:
+    """Return the step of the oldest complete checkpoint, of which there is one."""
+    return int(_complete(root)[0].name.removeprefix("step-"))
+
+
 def load(subject: Subject, where: World, directory: Path) -> dict[str, Any]:
     """Restore a checkpoint in place and return the loop's own state; every rank must call.
 

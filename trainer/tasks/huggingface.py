@@ -8,7 +8,7 @@ options. Rows are read once, when the task is built; what cannot be used is left
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.tasks.presets import ANSWER_FORMS, PLAIN_TEMPLATE, PRESETS, Preset, level_of
-from trainer.tasks.rows import Columns, Row, RowReader, said, split, value_of, without
+from trainer.tasks.rows import Columns, Row, RowReader, RowTask, Sets, split, value_of, without
 from trainer.types import Problem
 
 BATCH_ROWS = 1000
@@ -24,7 +24,7 @@ BATCH_ROWS = 1000
 
 
 @dataclass(frozen=True)
-class HuggingFace:
+class HuggingFace(RowTask):
     """The task. Held-out problems come from another set, else from another split, else are a share chosen by key.
 
     Attributes:
@@ -62,33 +62,16 @@ class HuggingFace:
     name: str = field(default="huggingface", init=False)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.held_out_share < 1.0:
-            raise ConfigError(f"task.huggingface.held_out_share: {self.held_out_share} must lie in [0, 1)")
         if self.answer_form is not None and self.answer_form not in ANSWER_FORMS:
             raise ConfigError(
                 f"task.huggingface.answer_form: {self.answer_form!r} is none of {', '.join(ANSWER_FORMS)}"
             )
         if self.template is not None and "{prompt}" not in self.template:
             raise ConfigError("task.huggingface.template: {prompt} must stand where the prompt goes")
-        if not self.train():
-            why = said(self.left_out) or "all rows are held out"
-            raise ConfigError(f"task.huggingface.dataset: {self.dataset} leaves no problem to train on ({why})")
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """How many rows were left out for which reason, held-out ones included."""
-        return dict(self._sets[2])
-
-    def train(self) -> Sequence[Problem]:
-        """Return the training pool, in the order of the set."""
-        return self._sets[0]
-
-    def held_out(self) -> Sequence[Problem]:
-        """Return the held-out problems, in the order of their set."""
-        return self._sets[1]
+        self.require_usable(f"dataset: {self.dataset}", "all rows are held out")
 
     @cached_property
-    def _sets(self) -> tuple[tuple[Problem, ...], tuple[Problem, ...], Counter[str]]:
+    def _sets(self) -> Sets:
         left_out: Counter[str] = Counter()
         own = self._told(_preset(self.dataset))
         problems = self._read(own, self.path, left_out)

@@ -8,19 +8,17 @@ enormous prompts are left out and counted (`trainer.tasks.rows`).
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from trainer.errors import ConfigError
-from trainer.tasks.rows import Columns, Row, RowReader, said, split, without
-from trainer.types import Problem
+from trainer.tasks.rows import Columns, Row, RowReader, RowTask, Sets, split, without
 
 
 @dataclass(frozen=True)
-class Jsonl:
+class Jsonl(RowTask):
     """The task. Held-out problems come from a file of their own, or are a share of the lines chosen by their key.
 
     The choice by key hashes each key alone, so that adding or reordering lines never moves a problem between the sets.
@@ -44,28 +42,10 @@ class Jsonl:
     name: str = field(default="jsonl", init=False)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.held_out_share < 1.0:
-            raise ConfigError(f"task.jsonl.held_out_share: {self.held_out_share} must lie in [0, 1)")
-        if not self.train():
-            raise ConfigError(
-                f"task.jsonl.path: {self.path} leaves no problem to train on ({said(self.left_out) or 'no lines'})"
-            )
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """How many lines were left out for which reason, held-out ones included."""
-        return dict(self._sets[2])
-
-    def train(self) -> Sequence[Problem]:
-        """Return the training pool, in the order of the file."""
-        return self._sets[0]
-
-    def held_out(self) -> Sequence[Problem]:
-        """Return the held-out problems, in the order of their file."""
-        return self._sets[1]
+        self.require_usable(f"path: {self.path}", "no lines")
 
     @cached_property
-    def _sets(self) -> tuple[tuple[Problem, ...], tuple[Problem, ...], Counter[str]]:
+    def _sets(self) -> Sets:
         reader = RowReader(Columns(self.prompt_field, self.answer_field, self.key_field, self.level_field))
         problems = reader.read(_rows(Path(self.path)))
         if self.held_out_path is None:

@@ -7,6 +7,7 @@ empty prompt or answer, a prompt longer than the services take, half of a surrog
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,50 @@ class RowReader:
         if isinstance(level, bool) or not isinstance(level, int):
             raise ConfigError(f"{where}: field {self.columns.level!r} must be a whole number, found {level!r}")
         return level
+
+
+Sets = tuple[tuple[Problem, ...], tuple[Problem, ...], Counter[str]]
+"""Training problems, held-out ones, and what was left out of both."""
+
+
+class RowTask(ABC):
+    """A task whose problems are rows: two sets, read once, in the order of their source."""
+
+    name: str
+    held_out_share: float
+
+    @property
+    @abstractmethod
+    def _sets(self) -> Sets: ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many rows were left out for which reason, held-out ones included."""
+        return dict(self._sets[2])
+
+    def train(self) -> Sequence[Problem]:
+        """Return the training pool, in the order of its source."""
+        return self._sets[0]
+
+    def held_out(self) -> Sequence[Problem]:
+        """Return the held-out problems, in the order of their source."""
+        return self._sets[1]
+
+    def require_usable(self, source: str, nothing: str) -> None:
+        """Check that the share is one and that something is left to train on.
+
+        Args:
+            source: the option that names the rows, with its value.
+            nothing: why nothing is left where no row was left out.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if not 0.0 <= self.held_out_share < 1.0:
+            raise ConfigError(f"task.{self.name}.held_out_share: {self.held_out_share} must lie in [0, 1)")
+        if not self.train():
+            why = said(self.left_out) or nothing
+            raise ConfigError(f"task.{self.name}.{source} leaves no problem to train on ({why})")
 
 
 def value_of(row: Mapping[str, Any], name: str, where: str) -> Any:
