@@ -37,6 +37,11 @@ class Measurement:
     standard_error: float | None = None
     levels: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def main(self) -> float | None:
+        """The run's held-out accuracy: mean@n, or the greedy figure where nothing was sampled."""
+        return self.accuracy if self.accuracy is not None else self.greedy
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcomes:

@@ -49,7 +49,7 @@ def with_measurement(row: StepMetrics, measured: Measurement | None) -> StepMetr
         return row
     return row.model_copy(
         update={
-            "held_out_accuracy": measured.accuracy if measured.accuracy is not None else measured.greedy,
+            "held_out_accuracy": measured.main,
             "held_out_greedy": measured.greedy,
             "held_out_error": measured.standard_error,
         }

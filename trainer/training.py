@@ -264,7 +264,7 @@ class Training:
         self.progress.evaluation_rollouts += measured.rollouts
         if measured.failed:
             self._tell(Noticed(f"No server could answer {measured.failed} of the held-out problems."))
-        self.progress.accuracy_end = measured.accuracy if measured.accuracy is not None else measured.greedy
+        self.progress.accuracy_end = measured.main
         self._measured_step = step
         return measured
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from benchmarks.learning.methods import ALL, Settings
-from trainer.config import Config, parse
+from trainer.config import Config, load
 
 Pool = Literal["recurring", "stream"]
 
@@ -91,7 +91,9 @@ class Cell:
             "run.name": self.method,
             "learner.lr": self.rate,
         }
-        return parse(nested({**COMMON, **ALL[self.method].settings(), **task, **own, **(places or {})}))
+        method = ALL[self.method]
+        settings = {**COMMON, **method.changes, **task, **own, **(places or {})}
+        return load(None, [f"{name}={json.dumps(value)}" for name, value in settings.items()], method.recipe)
 
     @property
     def digest(self) -> str:
@@ -103,15 +105,3 @@ class Cell:
 def places(folder: Path, cache: Path, name: str) -> Settings:
     """Return where a run keeps its files."""
     return {"run.output_dir": str(folder), "run.cache_dir": str(cache), "run.id": name}
-
-
-def nested(settings: Settings) -> dict[str, Any]:
-    """Return settings by dotted name as tables within tables."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        *sections, last = name.split(".")
-        inside = found
-        for section in sections:
-            inside = inside.setdefault(section, {})
-        inside[last] = value
-    return found

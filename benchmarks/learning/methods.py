@@ -6,15 +6,9 @@ scaling of advantages in GRPO and SPO); its rate is tuned for each on the same g
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import trainer
-
-RECIPES = Path(trainer.__file__).parent / "recipes"
 
 Settings = Mapping[str, Any]
 """By `section.field`."""
@@ -35,19 +29,6 @@ class Method:
     changes: Settings = field(default_factory=dict)
     rate_of: str = ""
     says: str = ""
-
-    def settings(self) -> dict[str, Any]:
-        """Return all settings that the method makes, by `section.field`."""
-        text = (RECIPES / f"{self.recipe}.toml").read_text(encoding="utf-8")
-        return flat(tomllib.loads(text)) | dict(self.changes)
-
-
-def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return the values of nested tables by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-    return found
 
 
 def _fixed(size: int) -> Settings:
