@@ -6,6 +6,9 @@ stay together, since a second one would cost half a minute and 1.5 GB, and the t
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 
@@ -23,3 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_on() -> Iterator[None]:
+    """A test that silences the process would hide what later ones look for in the log."""
+    yield
+    assert logging.root.manager.disable == logging.NOTSET

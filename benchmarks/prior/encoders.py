@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line for each way."""
     options = _parser().parse_args(arguments)
     texts = sample(options.data, options.prompts)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # exporters' deprecations
-        logging.disable(logging.WARNING)
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
         ways = list_ways(options.batch_tokens, Path(folder))
         vectors = {way.name: way.encode(list(texts.values())) for way in ways}
         seconds = measure(ways, texts, options.rounds)
@@ -67,6 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"| {cosines.mean():.5f} | {change.max():.4f} | {change.mean():.4f} |"
         )
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of deprecations; a caller's own log is as before afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def sample(folder: Path, count: int) -> dict[str, str]:
