@@ -25,6 +25,13 @@ mutations: ## take each guarantee's mechanism out and see its tests fail; writes
 	@scripts/setup
 	@$(PY) -m tests.mutations --write
 
+tools: ## fetch what some tests look for and skip without: Prometheus, Helm, Chromium (into .cache/tools, or by apt)
+	@for tool in scripts/tools/*; do [ ! -x $$tool ] || $$tool; done
+
+compose-smoke: ## build the images, start the stack in containers, use it, restart its parts (Docker or podman)
+	@scripts/setup
+	@scripts/compose-smoke
+
 lint: ## style, types, generated files
 	@scripts/setup
 	@.venv/bin/ruff check .
@@ -55,4 +62,4 @@ bench: ## allocator, learner, utilisation; estimators, decisions, plans, budgets
 clean: ## remove what the targets above made, environments included
 	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak mutations lint openapi study bench clean
+.PHONY: help setup demo test tools compose-smoke soak mutations lint openapi study bench clean
