@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from services.allocator import keeping
 from services.allocator.__main__ import main
-from services.kit.database import alone
+from services.kit.database import Unreachable, alone
 from tests.allocator.databases import fresh_sqlite
 
 COMMANDS = [["restored"], ["prune"], ["archive", "--to", "archive"], ["archive", "--to", "archive", "--verify"]]
@@ -80,3 +81,20 @@ def test_days_and_their_faults(folder: Path, tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main([*archive, "yesterday"])
     assert "write it as 2026-08-01" in capsys.readouterr().err
+
+
+def test_migrate_waits_for_a_database_that_is_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first connections are refused; once the server answers, the schema is made; without `--wait-s` it is refused."""
+    tries: list[float] = []
+
+    def starting(_url: str) -> None:
+        tries.append(0.0)
+        if len(tries) < 3:
+            raise Unreachable("no connection yet")
+
+    monkeypatch.setattr(keeping, "probe", starting)
+    monkeypatch.setattr(keeping, "PROBE_EVERY_S", 0.01)
+    assert main(["migrate", "--data", str(tmp_path)]) == 2
+    assert main(["migrate", "--data", str(tmp_path), "--wait-s", "5"]) == 0
+    assert len(tries) == 3
+    assert (tmp_path / "allocator.db").stat().st_size > 0
