@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rollout_budget.groups import Groups
     from rollout_budget.outcomes import OutcomeRange
     from rollout_budget.reliability import Reliability
+    from rollout_budget.session import AsyncSession, Drawn, Group, Prompt, Session
     from rollout_budget.wire import (
         CloseGroup,
         CloseRequest,
@@ -57,10 +58,13 @@ __all__ = [
     "AdminClient",
     "Allocator",
     "AllocatorClient",
+    "AsyncSession",
     "CloseGroup",
     "CloseRequest",
     "DecideGroup",
     "DecideRequest",
+    "Drawn",
+    "Group",
     "Groups",
     "LocalAllocator",
     "ObserveGroup",
@@ -71,6 +75,7 @@ __all__ = [
     "PlanCandidate",
     "PlanRequest",
     "PriorClient",
+    "Prompt",
     "Range",
     "Reliability",
     "ResilientAllocator",
@@ -79,6 +84,7 @@ __all__ = [
     "Rules",
     "RunLimits",
     "RunSpec",
+    "Session",
     "SuppliedPrior",
     "SyncAdminClient",
     "SyncAllocatorClient",
@@ -88,7 +94,7 @@ __all__ = [
     "next_wave",
 ]
 
-_MODULES = ("client", "wire", "decisions", "groups", "outcomes", "reliability", "errors")
+_MODULES = ("client", "session", "wire", "decisions", "groups", "outcomes", "reliability", "errors")
 """Where the names are looked for, in this order."""
 
 

@@ -13,6 +13,7 @@ from rollout_budget.client import Allocator
 from tests.paths import ROOT
 
 EXPORTS = {
+    "AsyncSession", "Drawn", "Group", "Prompt", "Session",
     "AdminClient", "Allocator", "AllocatorClient", "CloseGroup", "CloseRequest", "DecideGroup", "DecideRequest",
     "Groups", "LocalAllocator", "ObserveGroup", "ObserveRequest", "OpenGroup", "OpenRequest", "OutcomeRange",
     "PlanCandidate", "PlanRequest",
