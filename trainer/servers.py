@@ -1,7 +1,7 @@
 """Child servers: start one, wait until it answers, end it with everything it started.
 
 Owns processes, ports and log files; knows nothing of what a server serves, but for the command line of vLLM. A server
-runs under a keeper (`keeper.py`), so that it ends with this process however this process ends.
+runs under a keeper (`rollout_budget/keeper.py`), so that it ends with this process however this process ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Self
 
 import httpx
 
+from rollout_budget import keeper
 from trainer.errors import ConfigError, ServerFailed
 
 ENGINES = {"filesystem": "fs", "gloo": "gloo", "nccl": "nccl", "lora": None}
@@ -28,7 +29,7 @@ LORAS_AT_ONCE = 2
 """Adapters that one batch may mix: the current version, and the one before while its last calls end."""
 LORAS_AT_HAND = 4
 """Adapters kept in memory; a few more than a run ever has loaded, so that none is read from its folder again."""
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(keeper.__file__)
 EXTENSION = Path(__file__).parent / "weights" / "vllm_extension.py"
 """vLLM imports this file in its own environment; only its folder is on that server's path."""
 POLL_S = 0.2

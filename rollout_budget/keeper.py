@@ -1,9 +1,9 @@
 """Runs one command and makes sure that nothing of it outlives the process that asked for it.
 
-Not imported: started as a script, standard library only, `keeper.py GRACE_S COMMAND...`. The command runs in a process
-group of its own. When the keeper's standard input ends (its parent closed it, or died in any way, SIGKILL included), or
-when the keeper is told to stop, the group gets SIGTERM and, GRACE_S later, SIGKILL. When the command itself ends, what
-it left of its group is killed. The keeper exits with the command's status.
+Started as a script, `keeper.py GRACE_S COMMAND...`, in an interpreter without packages: it imports the standard library
+only. The command runs in a process group of its own. When the keeper's standard input ends (its parent closed it, or died
+in any way, SIGKILL included), or when the keeper is told to stop, the group gets SIGTERM and, GRACE_S later, SIGKILL. When
+the command itself ends, what it left of its group is killed. The keeper exits with the command's status.
 """
 
 from __future__ import annotations
