@@ -17,6 +17,10 @@ test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM serve
 	@$(PY) -m pytest -n 2 --dist loadgroup -m "not alone"
 	@$(PY) -m pytest -m alone
 
+test-integrations: ## other trainers with our budgets, each in an environment of its own: TRL on real servers, verl, SkyRL, tinker
+	@scripts/setup --vllm --trl --hooks
+	@$(PY) -m pytest tests/integrations
+
 soak: ## every harness for 30 minutes: simulation, state machine, killed processes, contract, load, stages (MINUTES=, ONLY=)
 	@scripts/setup --vllm
 	@$(PY) -m tests.soak --minutes $(or $(MINUTES),30) $(if $(ONLY),--only $(ONLY))
@@ -62,4 +66,4 @@ bench: ## allocator, learner, utilisation; estimators, decisions, plans, budgets
 clean: ## remove what the targets above made, environments included
 	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test tools compose-smoke soak mutations lint openapi study bench clean
+.PHONY: help setup demo test test-integrations tools compose-smoke soak mutations lint openapi study bench clean
