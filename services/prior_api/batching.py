@@ -89,6 +89,7 @@ class Batcher:
             self.state = f"encoder {self._encoder.name} did not load: {reason}"
         else:
             self.state = "ready"
+            self._metrics.encoder_ready.set(1)
         while True:
             await self._until_due()
             flight = asyncio.create_task(self._fly(self._take()))
@@ -127,11 +128,16 @@ class Batcher:
             if self.state != "ready":
                 raise Unavailable(self.state)  # noqa: TRY301  one way for a batch to fail
             loop = asyncio.get_running_loop()
-            vectors = await loop.run_in_executor(self._thread, self._encoder.encode, list(batch.values()))
+            vectors = await loop.run_in_executor(self._thread, self._encode, list(batch.values()))
         except Exception as error:  # noqa: BLE001  the futures carry it to whoever asked
             self._settle(list(batch), error)
         else:
             self._settle(list(batch), vectors)
+
+    def _encode(self, texts: list[str]) -> Float32Array:
+        """Call the encoder and time it, in its thread."""
+        with self._metrics.encoder.time():
+            return self._encoder.encode(texts)
 
     def _land(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)

@@ -1,0 +1,118 @@
+"""Where runs stand, for gauges: what the ledger has booked and the limits of runs, read in one go (G18).
+
+Owns two statements that only read. The most recent runs come under their own names, all others of a team as one line,
+so the sum over all lines is always the ledger's and their number is bounded. Who shows them, and how, is `metrics`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import BigInteger, and_, case, cast, func, literal, or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from rollout_budget.ledger.books import TOTAL, Counts
+from rollout_budget.ledger.limits import NAMES
+from rollout_budget.ledger.units import seconds
+from rollout_budget.wire import LimitName, RunSpec
+from services.allocator.database.tables import accounts, outbox, runs, usage_sums
+
+OTHER: Final = "other"
+"""Name of what has no line of its own."""
+Place = tuple[str, str]
+"""Team and run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a run has used for one policy; of several runs where `run` is `OTHER`, then of several policies too."""
+
+    team: str
+    run: str
+    policy: str
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimit:
+    """A limit of a run over its whole life and what is charged to it, in the unit of its name."""
+
+    place: Place
+    name: LimitName
+    limit: float
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Lines of usage, the specs and limits of those runs that have lines of their own, and evidence that waits (rows)."""
+
+    lines: list[Line]
+    specs: dict[Place, RunSpec]
+    limits: list[RunLimit]
+    evidence_waiting: int
+
+
+async def read(connection: AsyncConnection, most: int) -> Standing:
+    """Read it; `most` lines, >= 1, are of one run and one policy each: unfinished runs first, then the latest used."""
+    lines = await _lines(connection, most)
+    shown = {(line.team, line.run) for line in lines if line.run != OTHER}
+    waiting = int(await connection.scalar(select(func.count()).select_from(outbox)) or 0)
+    if not shown:
+        return Standing(lines, {}, [], waiting)
+    query = select(runs.c.team, runs.c.run, runs.c.spec).where(tuple_(runs.c.team, runs.c.run).in_(shown))
+    found = await connection.execute(query)
+    specs = {(row.team, row.run): RunSpec.model_validate_json(row.spec) for row in found}
+    return Standing(lines, specs, await _limits(connection, shown), waiting)
+
+
+async def _lines(connection: AsyncConnection, most: int) -> list[Line]:
+    totals = [cast(func.sum(usage_sums.c[name]), BigInteger).label(name) for name in Counts._fields]
+    key = (usage_sums.c.team, usage_sums.c.run, usage_sums.c.policy)
+    used = select(*key, func.max(usage_sums.c.day).label("last"), *totals).group_by(*key).subquery()
+    order = (runs.c.finished, used.c.last.desc(), used.c.team, used.c.run.desc(), used.c.policy)
+    ranked = (
+        select(used, func.row_number().over(order_by=order).label("place"))
+        .join(runs, and_(runs.c.team == used.c.team, runs.c.run == used.c.run), isouter=True)
+        .subquery()
+    )
+    own = ranked.c.place <= most
+    named = select(
+        ranked.c.team,
+        case((own, ranked.c.run), else_=literal(OTHER)).label("run"),
+        case((own, ranked.c.policy), else_=literal(OTHER)).label("policy"),
+        *(ranked.c[name] for name in Counts._fields),
+    ).subquery()
+    sums = [cast(func.sum(named.c[name]), BigInteger).label(name) for name in Counts._fields]
+    place = (named.c.team, named.c.run, named.c.policy)
+    rows = (await connection.execute(select(*place, *sums).group_by(*place))).all()
+    return [
+        Line(row.team, row.run, row.policy, Counts(*(getattr(row, name) for name in Counts._fields))) for row in rows
+    ]
+
+
+async def _limits(connection: AsyncConnection, shown: Collection[Place]) -> list[RunLimit]:
+    caps = (accounts.c.limit_rollouts, accounts.c.limit_tokens, accounts.c.limit_milliseconds)
+    query = select(accounts).where(
+        tuple_(accounts.c.team, accounts.c.run).in_(shown),
+        accounts.c.span == TOTAL,
+        or_(*(cap.is_not(None) for cap in caps)),
+    )
+    found: list[RunLimit] = []
+    for row in await connection.execute(query):
+        charged = (
+            row.committed + row.reserved + row.overage,
+            row.tokens + row.tokens_reserved,
+            row.milliseconds + row.milliseconds_reserved,
+        )
+        rollouts, tokens, time = NAMES[TOTAL]
+        place = (row.team, row.run)
+        if row.limit_rollouts is not None:
+            found.append(RunLimit(place, rollouts, row.limit_rollouts, charged[0]))
+        if row.limit_tokens is not None:
+            found.append(RunLimit(place, tokens, row.limit_tokens, charged[1]))
+        if row.limit_milliseconds is not None:
+            found.append(RunLimit(place, time, seconds(row.limit_milliseconds), seconds(charged[2])))
+    return found
