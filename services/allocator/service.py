@@ -36,8 +36,6 @@ GATHER_S = 0.1
 than the close."""
 CHECKPOINT_EVERY_S = 1.0
 """Pause between two checkpoints of a SQLite file, so that no commit has to make one."""
-GAUGES_EVERY_S = 15.0
-"""Pause between two readings of the teams' budgets: the usual pause between two scrapes."""
 
 
 class Service:
@@ -66,7 +64,7 @@ class Service:
             workers = [
                 self.delivery,
                 Worker("audit", self.audit, self.settings.audit_every_s),
-                Worker("gauges", self._read_budgets, GAUGES_EVERY_S),
+                Worker("gauges", self._read_budgets, self.settings.gauges_every_s),
             ]
             if self.database.engine.dialect.name == "sqlite":
                 workers.append(Worker("checkpoint", self.database.checkpoint, CHECKPOINT_EVERY_S))
@@ -140,7 +138,9 @@ class Service:
             views = [await ledger.budget(team) for team in teams]
         self.metrics.budgets(views)
 
+            found = await standing.read(connection, MAX_RUNS)
     def _committed(self, transaction: SqlTransaction) -> None:
+        self.metrics.standing(found)
         self.metrics.committed(transaction)
         if transaction.queued:
             self.delivery.wake()

@@ -61,6 +61,9 @@ class Settings(AdmittingSettings):
     deliver_every_s: Annotated[float, Field(gt=0)] = 5.0
     """Pause between two attempts to deliver evidence when no group was closed meanwhile."""
 
+    gauges_every_s: Annotated[float, Field(gt=0)] = 15.0
+    """Pause between two readings of budgets and usage for `/metrics`: the usual pause between two scrapes."""
+
     @model_validator(mode="after")
     def _safe(self) -> Settings:
         if self.mode == "production":
@@ -81,5 +84,5 @@ class Settings(AdmittingSettings):
     def url(self) -> str:
         """URL of the database."""
         if self.database_url is not None:
-            return self.database_url.get_secret_value()
+            return self.with_password(self.database_url.get_secret_value())
         return f"sqlite:///{self.data / 'allocator.db'}"

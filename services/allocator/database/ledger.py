@@ -81,6 +81,7 @@ class SqlLedger:
         self.timings: list[tuple[str, float]] = []
         self._connection = connection
         self._accounts = Accounts(connection)
+        self.waits: list[tuple[str, float]] = []
         self._gates: dict[str, Gate] = {}
         self._offset_s = clock_offset_s
         self._unsummed: list[Entry] = []
@@ -203,7 +204,9 @@ class SqlLedger:
         if passed is None or run not in {"", passed.run}:
             gate = await self._accounts.gate(team, run)
             passed = self._gates[team] = replace(gate, moment=gate.moment + self._offset_s)
+            began = time.perf_counter()
         return passed
+            self.waits.append(("team", time.perf_counter() - began))
 
     async def _answered(self, account: Account, asks: Sequence[Ask], moment: float) -> dict[str, Reservation]:
         rows = await self._rows(account.team, [ask.id for ask in asks])

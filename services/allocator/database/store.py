@@ -7,6 +7,7 @@ Owns the engine's `Store` and `Transaction` ports on SQLite and PostgreSQL. Noth
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -62,13 +63,24 @@ _PACING = TypeAdapter(Pacing)
 
 
 class SqlTransaction:
-    """One open database transaction. Every method names the team: there is no way to another team's rows (G14)."""
+    """One open database transaction. Every method names the team: there is no way to another team's rows (G14).
+
+    Attributes:
+        saved_runs: runs as they were stored.
+        waits: what was waited for, and how many seconds.
+        opened: groups stored for the first time: team, run, how many.
+        closed: groups that were open before: team, run, the group as it was closed.
+    """
 
     def __init__(self, connection: AsyncConnection, ledger: SqlLedger, clock_offset_s: float = 0.0) -> None:
         self._offset_s = clock_offset_s
         self._connection = connection
         self._ledger = ledger
         self.saved_runs: list[RunRecord] = []
+        self.waits: list[tuple[str, float]] = []
+        self.opened: list[tuple[str, str, int]] = []
+        self.closed: list[tuple[str, str, GroupRecord]] = []
+        self._settled: set[GroupKey] = set()
         self._locked = False
         self._found: list[GroupKey] = []
         self._degraded: list[GroupKey] = []
@@ -110,7 +122,10 @@ class SqlTransaction:
         """Return a run; with `lock`, no other transaction changes it until this one ends."""
         self._locked |= lock
         named = {"in_team": team, "in_run": run_id, "offset_s": self._offset_s}
+        began = time.perf_counter()
         row = (await self._connection.execute(LOCKED_RUN if lock else RUN, named)).one_or_none()
+        if lock:
+            self.waits.append(("run", time.perf_counter() - began))
         if row is None:
             raise NotFound(f"no run {run_id!r}")
         reliability = _reliability(row.reliability)
@@ -134,6 +149,7 @@ class SqlTransaction:
             if key in wanted:
                 found[key] = _RECORDS.read(row.record)
         self._found += found
+        self._settled |= {key for key, record in found.items() if record.closed is not None}
         return found
 
     async def latest_groups(self, team: str, run_id: str, group_ids: Sequence[str]) -> dict[str, GroupRecord]:
@@ -157,6 +173,12 @@ class SqlTransaction:
         if not records:
             return
         self._saved += len(records)
+        known = set(self._found)
+        new = sum(record.key not in known and record.closed is None for record in records)
+        self.opened += [(team, run_id, new)] if new else []
+        self.closed += [
+            (team, run_id, one) for one in records if one.closed is not None and one.key not in self._settled
+        ]
         self._degraded += [record.key for record in records if record.degraded and record.closed is None]
         rows = []
         for record in records:
@@ -236,11 +258,14 @@ class SqlStore:
 
         With a `team`, PostgreSQL shows and takes no other team's rows, whatever a statement forgets to ask for (G14).
         """
+        began = time.perf_counter()
         async with self._database.transaction(short=True) as connection:
+            waited_s = time.perf_counter() - began
             if team is not None:
                 await self._wall.enter(connection, team)
             offset_s = self.clock_offset_s()
             transaction = SqlTransaction(connection, SqlLedger(connection, offset_s), offset_s)
+            transaction.waits.append(("transaction", waited_s))
             yield transaction
             await transaction.ledger.flush()
         self._committed(transaction)
