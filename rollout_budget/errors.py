@@ -20,11 +20,16 @@ from typing import ClassVar
 
 
 class RolloutBudgetError(Exception):
-    """Root of the tree above."""
+    """Root of the tree above.
+
+    Attributes:
+        request_id: of the call to a service that ended so, as that service's log names it; None where there was none.
+    """
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    request_id: str | None = None
 
 
 class InvalidInput(RolloutBudgetError, ValueError):

@@ -39,6 +39,7 @@ class StepStats:
         degraded: whether the prior or the allocator could not be used for some group.
         fallback: whether some decision was made in this process because the allocator was away.
         detail: why.
+        request_ids: of calls to the allocator that failed or were answered without a prior, as the services' logs name them.
     """
 
     groups: int = 0
@@ -59,10 +60,12 @@ class StepStats:
     degraded: bool = False
     fallback: bool = False
     detail: str = ""
+    request_ids: Sequence[str] = ()
 
     def __add__(self, other: StepStats) -> StepStats:
         """Return the cost of two rounds of one step."""
-        sums = {item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)}
+        numbers = [item.name for item in fields(self) if item.name not in {"detail", "request_ids"}]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
         texts = dict.fromkeys(text for text in (self.detail, other.detail) if text)
         return StepStats(
             **{
@@ -71,6 +74,7 @@ class StepStats:
                 "degraded": self.degraded or other.degraded,
                 "fallback": self.fallback or other.fallback,
                 "detail": "; ".join(texts),
+                "request_ids": (*self.request_ids, *other.request_ids),
             }
         )
 

@@ -73,6 +73,7 @@ class StepMetrics(BaseModel):
         degraded: whether the prior or the allocator could not be used in this step.
         fallback: whether decisions of this step were made in this process because the allocator was away.
         detail: why.
+        request_ids: of calls that failed or were answered without a prior in this step, as the services' logs name them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -117,6 +118,7 @@ class StepMetrics(BaseModel):
     degraded: bool = False
     fallback: bool = False
     detail: str = ""
+    request_ids: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +377,6 @@ def _wandb(config: Config, directory: Path) -> Iterator[Listener]:
 
 def _scalars(row: StepMetrics) -> dict[str, float]:
     """Return the numbers of a step by name, phases as `seconds/rollouts` and so on."""
-    fields: dict[str, Any] = row.model_dump(exclude={"step", "seconds", "detail"})
+    fields: dict[str, Any] = row.model_dump(exclude={"step", "seconds", "detail", "request_ids"})
     numbers = {name: float(value) for name, value in fields.items() if value is not None}
     return numbers | {f"seconds/{phase}": value for phase, value in row.seconds.items()}

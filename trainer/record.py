@@ -71,6 +71,7 @@ def _drawing(drawn: StepStats, groups: Sequence[RolloutGroup]) -> dict[str, obje
         "degraded": drawn.degraded,
         "fallback": drawn.fallback,
         "detail": drawn.detail,
+        "request_ids": list(drawn.request_ids),
     }
 
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from rollout_budget.client import requests
 from rollout_budget.client.base import Allocator
 from rollout_budget.wire import (
     MAX_GROUPS,
@@ -39,6 +41,8 @@ from trainer.types import Generator, Problem, RolloutGroup, Sample, Sampling, Ve
 
 LEASE_S = 3600.0
 """How long grants are held without a report: far longer than any wave, short enough to return a dead trainer's."""
+NAMED_REQUESTS = 20
+"""Requests gone wrong that a round names: enough to find the rest beside them in a service's log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,7 @@ class _Call:
         self._calls = 0
         self._waited_s = 0.0
         self._notes: list[str] = []
+        self._troubled: list[str] = []
         self._observer = Coalescer[ObserveGroup, Decision](self._observe, most=MAX_GROUPS)
 
     async def run(self, problems: Sequence[Problem]) -> tuple[list[RolloutGroup], StepStats]:
@@ -147,7 +152,11 @@ class _Call:
         waited = self._waited_s + max((group.waited_s for group in groups), default=0.0)
         finished = [group.finished(self._where.version, self._of.shape) for group in groups]
         return [group for group in finished if group is not None], replace(
-            cost, seconds=time.monotonic() - began, allocator_calls=self._calls, allocator_s=waited
+            cost,
+            seconds=time.monotonic() - began,
+            allocator_calls=self._calls,
+            allocator_s=waited,
+            request_ids=tuple(self._troubled),
         )
 
     async def _open(self, problems: Sequence[Problem]) -> list[Group]:
@@ -155,10 +164,11 @@ class _Call:
         for first in range(0, len(problems), MAX_GROUPS):
             chunk = problems[first : first + MAX_GROUPS]
             request = OpenRequest(groups=[self._where.opening(problem) for problem in chunk], lease_s=self._of.lease_s)
-            self._calls += 1
-            answer = await self._of.allocator.open(self._of.run_id, request)
-            if answer.degraded:
-                self._notes.append(answer.detail or "the prior could not be used")
+            with self._calling() as sent:
+                answer = await self._of.allocator.open(self._of.run_id, request)
+                if answer.degraded:
+                    self._notes.append(answer.detail or "the prior could not be used")
+                    sent.failures += sent.attempts
             groups += [self._group(problem, opened) for problem, opened in zip(chunk, answer.groups, strict=True)]
         self._waited_s += time.monotonic() - began
         return groups
@@ -240,19 +250,28 @@ class _Call:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _observe(self, groups: list[ObserveGroup]) -> Sequence[Decision]:
-        self._calls += 1
-        return (await self._of.allocator.observe(self._of.run_id, ObserveRequest(groups=groups))).groups
+        with self._calling():
+            return (await self._of.allocator.observe(self._of.run_id, ObserveRequest(groups=groups))).groups
 
     async def _close(self, groups: Sequence[Group]) -> int:
         """Close all groups, normally in one call; return how many rollouts the allocator booked as drawn."""
         began, used = time.monotonic(), 0
         for first in range(0, len(groups), MAX_GROUPS):
             closes = [group.settlement() for group in groups[first : first + MAX_GROUPS]]
-            self._calls += 1
-            answer = await self._of.allocator.close(self._of.run_id, CloseRequest(groups=closes))
+            with self._calling():
+                answer = await self._of.allocator.close(self._of.run_id, CloseRequest(groups=closes))
             used += sum(closed.committed + closed.overage for closed in answer.groups)
         self._waited_s += time.monotonic() - began
         return used
+
+    @contextmanager
+    def _calling(self) -> Iterator[requests.Request]:
+        """Count a call to the allocator, and keep its name if anything that was sent for it went wrong."""
+        self._calls += 1
+        with requests.named() as sent:
+            yield sent
+        if sent.failures and len(self._troubled) < NAMED_REQUESTS:
+            self._troubled.append(sent.id)
 
 
 def _add(group: Group, wave: Wave) -> None:

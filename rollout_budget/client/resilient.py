@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rollout_budget.client import requests
 from rollout_budget.client.base import Allocator
 from rollout_budget.client.breaker import Breaker
 from rollout_budget.client.fallback import Memory
@@ -109,7 +110,7 @@ class ResilientAllocator:
         self.fallback_total = 0
         """Calls that were answered here."""
         self.fallback_reason = ""
-        """Why the service is away; empty while it is there."""
+        """Why the service is away, and the id of the request that found it so; empty while it is there."""
 
     @property
     def degraded(self) -> bool:
@@ -289,10 +290,14 @@ class ResilientAllocator:
         deadline_s = PROBE_DEADLINE_S if self._breaker.is_open else self._deadline_s
         self._breaker = self._breaker.sent(now)
         try:
-            async with asyncio.timeout(deadline_s):
-                answer = await call()
+            with requests.named() as request:
+                async with asyncio.timeout(deadline_s):
+                    answer = await call()
         except TimeoutError:
-            self._lost(Unavailable(f"no answer within {deadline_s:g} s"))
+            request.failures += 1
+            late = Unavailable(f"no answer within {deadline_s:g} s")
+            late.request_id = request.id
+            self._lost(late)
             return None
         except ServiceError as error:
             raised = raising is not None and isinstance(error, raising)
@@ -363,9 +368,9 @@ class ResilientAllocator:
     def _lost(self, error: ServiceError) -> None:
         was_away = self.degraded
         self._breaker = self._breaker.failed(self._clock())
-        self.fallback_reason = str(error)
+        self.fallback_reason = f"{error} [request {error.request_id}]" if error.request_id else str(error)
         if self.degraded and not was_away:
-            self._notify(Notice("away", f"deciding here from now on: {error}"))
+            self._notify(Notice("away", f"deciding here from now on: {self.fallback_reason}"))
 
     def _found(self) -> None:
         was_away = self.degraded

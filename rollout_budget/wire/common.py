@@ -88,7 +88,10 @@ class Range(Request):
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 problem+json, with `code` (machine-readable) and `retryable` (same request may succeed)."""
+    """An error as RFC 9457 problem+json, with `code` (machine-readable) and `retryable` (same request may succeed).
+
+    `request_id` is that of the answer's header `X-Request-Id`: the service's log says more under it.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -97,6 +100,7 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str | None = None
+    request_id: str | None = None
     code: str
     retryable: bool = False
 

@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
     edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
     saturation.install(metrics.registry, settings.admission)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
-    http.install(app, registry=metrics.registry, ready=missing)
+    http.install(app, registry=metrics.registry, ready=missing, lines=settings.logs_requests)
     segments.install(app)
     return app
 

@@ -1,17 +1,29 @@
-"""What both services ask of their settings: a closed list of names, where an embedded one may listen, faults in one line."""
+"""What both services ask of their settings: a closed list of names, secrets from files, where an embedded one may listen.
+
+A secret NAME can stand in a file instead of the environment, which other processes and dumps may show: `NAME_FILE` names
+the file. Its content, without the white space around it, is what NAME would be; a list may have one entry a line.
+"""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 import textwrap
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self, get_origin
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.kit.admission import Limits
+
+
+FILE = "_FILE"
+"""End of the variable that names a secret's file, as the official images of databases and dashboards have it."""
 
 
 class ServiceSettings(BaseSettings):
@@ -22,16 +34,40 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
+    database_password: SecretStr | None = None
+    """Of the user in `database_url`, so that one file can hold the password alone."""
+
     @model_validator(mode="before")
     @classmethod
     def _no_strangers(cls, data: Any) -> Any:
         prefix = cls.model_config.get("env_prefix", "").upper()
-        known = {prefix + name.upper() for name in cls.model_fields}
-        for name in sorted(os.environ):
-            if name.upper().startswith(prefix) and name.upper() not in known:
-                close = difflib.get_close_matches(name.upper(), known, n=1)
-                raise ValueError(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
-        return data
+        files = {prefix + name.upper() + FILE: name for name, field in cls.model_fields.items() if _is_secret(field)}
+        known = {prefix + name.upper() for name in cls.model_fields}.union(files)
+        given = {name.upper(): name for name in sorted(os.environ) if name.upper().startswith(prefix)}
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(f"{given[name]} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+        for name in given.keys() & files.keys():
+            if name.removesuffix(FILE) in given:
+                raise ValueError(f"{name.removesuffix(FILE)} and {name} are both set; keep one of them")
+        return {**{files[name]: _from_file(cls, files[name], given[name]) for name in given if name in files}, **data}
+
+
+    def with_password(self, url: str) -> str:
+        """Return a database URL with `database_password` in it, where there is one.
+
+        Raises:
+            ValueError: the URL has a password of its own, or no user to give it to.
+        """
+        if self.database_password is None:
+            return url
+        parts = urlsplit(url)
+        if parts.password is not None or not parts.username:
+            raise ValueError("database_password needs a database_url with a user and without a password")
+        user, place = parts.netloc.rsplit("@", 1)
+        password = quote(self.database_password.get_secret_value(), safe="")
+        return urlunsplit(parts._replace(netloc=f"{user}:{password}@{place}"))
 
 
 class AdmittingSettings(ServiceSettings):
@@ -65,11 +101,19 @@ class AdmittingSettings(ServiceSettings):
     unknown_keys_per_s: Annotated[float, Field(gt=0)] = 20.0
     """Requests, of everybody together, whose key this process has not seen yet; ten seconds' worth at once."""
 
+    access_log: bool | None = None
+    """One line of the log per request, with its id, team and what it booked; unset, in production mode alone."""
+
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.team_concurrency > self.concurrency:
             raise ValueError("team_concurrency is a part of concurrency, so it cannot be more")
         return self
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether each request has a line in the log."""
+        return getattr(self, "mode", "") == "production" if self.access_log is None else self.access_log
 
     @property
     def admission(self) -> Limits:
@@ -93,11 +137,43 @@ def listed(settings: type[ServiceSettings]) -> str:
     lines = []
     for name, field in settings.model_fields.items():
         lines.append(f"  {prefix}{name.upper()}  (default: {field.get_default(call_default_factory=True)})")
+        if _is_secret(field):
+            lines[-1] += f"  or a file: {prefix}{name.upper()}{FILE}"
         if field.description:
             lines += textwrap.wrap(
                 " ".join(field.description.split()), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
             )
     return "\n".join(lines)
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    """Whether a setting is a secret, or a list or table of some."""
+    return SecretStr.__name__ in str(field.annotation)
+
+
+def _from_file(settings: type[ServiceSettings], field: str, variable: str) -> Any:
+    """Return what the file named by `variable` says of `field`.
+
+    Raises:
+        ValueError: it cannot be read, or says nothing.
+    """
+    path = os.environ[variable]
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text file"
+        raise ValueError(f"{variable} names {path!r}: {reason}; write the secret there, readable by this user") from None
+    if not text:
+        raise ValueError(f"{variable} names {path!r}, which is empty; write the secret there")
+    kind = get_origin(settings.model_fields[field].annotation)
+    if kind is list and not text.startswith("["):
+        return text.split()
+    if kind not in {list, dict}:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError(f"{variable} names {path!r}, which is no JSON; lists and tables are written as JSON") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rollout_budget.errors import RolloutBudgetError
-from services.kit import problems
+from services.kit import logs, problems
 from services.kit.admission import Gate, Limited, Limits, Ticket
 
 PREFIX = "/v1/"
@@ -119,10 +119,12 @@ class Edge:
                 await refused(scope, receive, send)
                 return
             team = refused
+        logs.about(team=team)
         admitted = await self._admit(team, _declared(headers))
         if isinstance(admitted, Response):
             await admitted(scope, receive, send)
             return
+        logs.about(units=admitted.units)
         token = _admitted.set((self, admitted))
         try:
             await self._app(scope, self._reading(receive, headers, admitted), send)

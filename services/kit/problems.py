@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from rollout_budget.client import requests
 from rollout_budget.errors import InvalidInput, RolloutBudgetError, Unavailable
 from rollout_budget.wire import Problem
 
@@ -48,9 +49,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def response(status: int, detail: str, *, code: str, retryable: bool = False, **extra: Any) -> Response:
-    """Build one problem+json response; `extra` become further members."""
+    """Build one problem+json response; `extra` become further members. It names the request that is being served."""
+    request = requests.current()
     problem = Problem(
-        title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, retryable=retryable, **extra
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        retryable=retryable,
+        request_id=None if request is None else request.id,
+        **extra,
     )
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     if status == HTTPStatus.UNAUTHORIZED:
@@ -105,7 +113,12 @@ def _http(_request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    _log.error("unexpected error", route=getattr(request.scope.get("route"), "path", None), exc_info=error)
+    return unexpected(getattr(request.scope.get("route"), "path", "unmatched"), error)
+
+
+def unexpected(route: str, error: Exception) -> Response:
+    """Log an error that nobody expected, and return the answer that says so."""
+    _log.error("unexpected error", route=route, exc_info=error)
     return response(
         500,
         "The service failed, and its log says why; repeating the request with the same ids is safe.",

@@ -1,4 +1,4 @@
-"""Runs an application under uvicorn: one process, graceful stop, no access log (metrics count requests).
+"""Runs an application under uvicorn: one process, graceful stop; lines about requests are `http`'s, none the server's own.
 
 When it is up it says so in one line of the log: the address, and which files hold the keys that it made.
 """
@@ -16,12 +16,16 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from services.kit import tracing
+
 KEEP_ALIVE_S = 75
 """Longer than the client's pool keeps idle connections, so that the client is the one to close them."""
 NOTICE_S = 5.0
 """Time between `/readyz` turning false and the sockets closing, for balancers that probe every few seconds (G21)."""
 DRAIN_S = 20
 """Longest wait for requests in flight after that: twice the client's default deadline; both fit into 30 s."""
+TRACES_S = 3.0
+"""Longest wait for a collector of traces at the end: they are worth less than a quick restart."""
 
 COLLECT_AFTER = (50_000, 20, 20)
 """New objects before cycles are looked for, and how often older ones are looked at again. A batch of 512 groups makes some
@@ -41,6 +45,7 @@ class Server(uvicorn.Server):
                 host=host,
                 port=port,
                 access_log=False,
+                log_config=None,  # its warnings come in the form of all others (see `logs`)
                 log_level="warning",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=DRAIN_S,
@@ -66,10 +71,11 @@ class Server(uvicorn.Server):
             _log.info(f"{self._app.title} listens on {places}" + (f"; keys in {files}" if files else ""))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Give notice, then stop."""
+        """Give notice, then stop; what tracing has not sent yet goes last, for a signal ends the process after this."""
         self._app.state.draining = True
         await asyncio.sleep(self._notice_s)
         await super().shutdown(sockets)
+        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(tracing.stop))}, timeout=TRACES_S)
 
 
 def run(app: FastAPI, *, host: str, port: int, balanced: bool, key_files: Sequence[Path] = ()) -> None:
@@ -77,5 +83,6 @@ def run(app: FastAPI, *, host: str, port: int, balanced: bool, key_files: Sequen
     gc.collect()
     gc.freeze()  # what is there now stays to the end: no cycles are looked for among it
     gc.set_threshold(*COLLECT_AFTER)
+    tracing.start(app.title.replace(" ", "-"))
     with contextlib.suppress(KeyboardInterrupt):
         Server(app, host=host, port=port, notice_s=NOTICE_S if balanced else 0.0, key_files=key_files).run()

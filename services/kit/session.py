@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import Table
 
+from rollout_budget import tracing
 from rollout_budget.errors import OutcomeUnknown, Unavailable
 from services.kit.database import prompt
 
@@ -56,6 +57,13 @@ class Database:
             Unavailable: the database is away, or a lock was not had in time; nothing was stored.
             CommitUnanswered: the database went away while it committed.
         """
+        with tracing.span("internal", "database transaction", db__system__name=self.engine.dialect.name):
+            async with self._guarded(short=short) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _guarded(self, *, short: bool) -> AsyncIterator[AsyncConnection]:
+        """Enter a transaction once it is this one's turn, and say what its failures mean."""
         async with self._turns():
             committing = False
             try:

@@ -98,7 +98,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
     saturation.install(metrics.registry, settings.admission)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
-    http.install(app, registry=metrics.registry, ready=ready)
+    http.install(app, registry=metrics.registry, ready=ready, lines=settings.logs_requests)
     segments.install(app)
     app.include_router(endpoints.router)
     return app

@@ -13,6 +13,8 @@ from typing import Self
 
 import httpx
 
+from rollout_budget import tracing
+from rollout_budget.client import requests
 from rollout_budget.client._exchange import (
     TIMEOUT,
     A,
@@ -26,12 +28,15 @@ from rollout_budget.client._exchange import (
     transport_failure,
 )
 from rollout_budget.client._waiting import pause_of
+from rollout_budget.errors import RolloutBudgetError
 
 _log = logging.getLogger("rollout_budget.client")
 
 
 class SyncHttp:
     """Sends calls to the service at `base_url` in the name of `api_key`, which no message or log ever shows.
+
+    Every attempt of a call bears the same `X-Request-Id` (see `requests`); errors name it, and so do the service's logs.
 
     Raises:
         InvalidInput: no call could be sent with these (see `checked_url` and `checked_key`).
@@ -69,33 +74,47 @@ class SyncHttp:
             OutcomeUnknown: the call may have taken effect; the message names the ids and how to ask.
             ServiceError: it failed, or its answer cannot be read.
         """
-        return call.read(self._send_with_retries(call))
+        with requests.named() as request:
+            try:
+                return call.read(self._send_with_retries(call, request))
+            except RolloutBudgetError as error:
+                error.request_id = request.id
+                error.add_note(f"request {request.id}")
+                raise
 
-    def _send_with_retries(self, call: Call[A]) -> httpx.Response:
+    def _send_with_retries(self, call: Call[A], request: requests.Request) -> httpx.Response:
         began = time.monotonic()
         perhaps_done = False
         for attempts in itertools.count(1):
             try:
-                return self._send_once(call)
+                return self._send_once(call, request)
             except Failure as failure:
+                request.failures += 1
                 perhaps_done |= failure.perhaps_done
                 wait_s = self._retries.wait_s(failure, attempts, time.monotonic() - began)
                 if wait_s is None:
                     raise conclude(call, failure, perhaps_done=perhaps_done) from failure.__cause__
-                _log.warning("attempt %d failed, the next follows in %.1f s: %s", attempts, wait_s, failure)
+                again = f"the next follows in {wait_s:.1f} s: {failure} [request {request.id}]"
+                _log.warning("attempt %d failed, %s", attempts, again)
             self._pause(wait_s)
         raise AssertionError("the loop ends with an answer or an error")
 
-    def _send_once(self, call: Call[A]) -> httpx.Response:
-        headers = {"Content-Type": "application/json", **call.headers} if call.body is not None else call.headers
-        try:
-            response = self._client.request(
-                call.method, call.path, content=call.content(), params=call.params or None, headers=headers
-            )
-        except httpx.TransportError as error:
-            raise transport_failure(call, error) from error
-        judge(call, response)
-        return response
+    def _send_once(self, call: Call[A], request: requests.Request) -> httpx.Response:
+        request.attempts += 1
+        with tracing.span("client", call.method, http__request__method=call.method) as span:
+            span.set(rollout_budget__request_id=request.id)
+            headers = {requests.HEADER: request.id, **span.headers(), **call.headers}
+            if call.body is not None:
+                headers["Content-Type"] = "application/json"
+            try:
+                response = self._client.request(
+                    call.method, call.path, content=call.content(), params=call.params or None, headers=headers
+                )
+            except httpx.TransportError as error:
+                raise transport_failure(call, error) from error
+            span.set(http__response__status_code=response.status_code)
+            judge(call, response)
+            return response
 
 
 class SyncClient:
