@@ -12,7 +12,8 @@ from rollout_budget.engine.ports import PriorSource
 from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auditing import Auditor
 from services.allocator.auth import Door
-from services.allocator.database import migrate
+from services.allocator.booking import booked
+from services.allocator.database import migrate, standing
 from services.allocator.database.directory import Directory
 from services.allocator.database.histories import SqlHistories
 from services.allocator.database.ledger import SqlLedger
@@ -24,6 +25,7 @@ from services.allocator.metrics import MAX_RUNS, Metrics
 from services.allocator.priors import EVIDENCE_DEADLINE_S, RemotePriors
 from services.allocator.settings import Settings
 from services.allocator.workers import Worker
+from services.kit import logs
 from services.kit.database import connect
 from services.kit.keys import ensure_file
 from services.kit.offload import Thread
@@ -136,11 +138,13 @@ class Service:
             rows = await ledger.usage(None, ["team"])
             teams = [row.team for row in rows if row.team is not None][:MAX_RUNS]
             views = [await ledger.budget(team) for team in teams]
-        self.metrics.budgets(views)
-
             found = await standing.read(connection, MAX_RUNS)
-    def _committed(self, transaction: SqlTransaction) -> None:
+        self.metrics.budgets(views)
         self.metrics.standing(found)
+
+    def _committed(self, transaction: SqlTransaction) -> None:
         self.metrics.committed(transaction)
+        if self.settings.logs_requests:
+            logs.about(**booked(transaction.ledger))
         if transaction.queued:
             self.delivery.wake()

@@ -78,10 +78,12 @@ class SqlLedger:
 
     def __init__(self, connection: AsyncConnection, clock_offset_s: float = 0.0) -> None:
         self.record: list[Entry] = []
+        self.booked_at: list[float] = []
+        """Every `at_s` of what is in `record`, in order: one, but for a transaction that asked for the lock twice."""
         self.timings: list[tuple[str, float]] = []
+        self.waits: list[tuple[str, float]] = []
         self._connection = connection
         self._accounts = Accounts(connection)
-        self.waits: list[tuple[str, float]] = []
         self._gates: dict[str, Gate] = {}
         self._offset_s = clock_offset_s
         self._unsummed: list[Entry] = []
@@ -202,11 +204,11 @@ class SqlLedger:
         """Lock the team's row, once: the lock lasts as long as the transaction, and so does the moment it was had at."""
         passed = self._gates.get(team)
         if passed is None or run not in {"", passed.run}:
-            gate = await self._accounts.gate(team, run)
-            passed = self._gates[team] = replace(gate, moment=gate.moment + self._offset_s)
             began = time.perf_counter()
-        return passed
+            gate = await self._accounts.gate(team, run)
             self.waits.append(("team", time.perf_counter() - began))
+            passed = self._gates[team] = replace(gate, moment=gate.moment + self._offset_s)
+        return passed
 
     async def _answered(self, account: Account, asks: Sequence[Ask], moment: float) -> dict[str, Reservation]:
         rows = await self._rows(account.team, [ask.id for ask in asks])
@@ -279,6 +281,8 @@ class SqlLedger:
     async def _append(self, lines: Sequence[Entry], moment: float) -> None:
         if lines:
             await self._insert(entries, [row_of(line, moment) for line in lines])
+            if self.booked_at[-1:] != [moment]:
+                self.booked_at.append(moment)
         self.record += lines
         self._unsummed += lines
 
