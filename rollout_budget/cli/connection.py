@@ -38,21 +38,29 @@ def team(options: Options) -> SyncAllocatorClient:
     return _checked(SyncAllocatorClient, options)
 
 
-def _checked(kind: type[C], options: Options) -> C:
-    key = _key(options)
+def misuse(error: InvalidInput, options: Options) -> Usage:
+    """Return what a client found wrong with address or key, in the words of the command."""
     source = options.key_file or options.key_variable
+    return Usage(str(error).replace("api_key", f"the key in {source}").replace("base_url", "--url"))
+
+
+def _checked(kind: type[C], options: Options) -> C:
     try:
-        return kind(address(options), key)
+        return kind(address(options), key(options))
     except InvalidInput as error:
-        message = str(error).replace("api_key", f"the key in {source}").replace("base_url", "--url")
-        raise Usage(message) from None
+        raise misuse(error, options) from None
 
 
-def _key(options: Options) -> str:
+def key(options: Options) -> str:
+    """Return the key from the file that was named, or else from the environment.
+
+    Raises:
+        Usage: there is none.
+    """
     variable: str = options.key_variable
     if options.key_file is None:
-        if key := os.environ.get(variable):
-            return key
+        if found := os.environ.get(variable):
+            return found
         raise Usage(f"no key: set {variable}, or name the file that holds it with --key-file")
     try:
         return Path(options.key_file).read_text(encoding="utf-8")

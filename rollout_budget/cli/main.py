@@ -9,15 +9,20 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rollout_budget.cli import admin, entries, runs, team, usage
+from rollout_budget.cli import admin, completion, decide, demo, entries, runs, team, top, up, usage
 from rollout_budget.cli.connection import address
-from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Options, Parser, Unkept, Usage
+from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Failed, Options, Parser, Unkept, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
 
 AWAY_STATUS = 3
+INTERRUPTED_STATUS = 130
+"""What a shell says of a command that Ctrl-C ended."""
 
-COMMANDS = (team.add, runs.add, usage.add, entries.add, admin.add)
+COMMANDS = (up.add, team.add, top.add, decide.add, runs.add, usage.add, entries.add, admin.add, demo.add)
 """What adds commands at the top, in the order of `--help`."""
+
+FAILURES = (Usage, ValidationError, RolloutBudgetError, Failed, Unkept, OSError, KeyboardInterrupt)
+"""What ends a command with one line; anything else is a fault of ours and shows its traceback."""
 
 _ABOUT = """Budgets of rollouts: what a team has left, and what an admin does about teams, limits and keys."""
 _EPILOG = """\
@@ -48,21 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
         sys.stdout.flush()
-    except Usage as error:
-        return _fail(str(error), USAGE_STATUS)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", USAGE_STATUS)
-    except RolloutBudgetError as error:
-        return _fail(f"{error}{_advice(error, options)}", _status(error))
-    except Unkept as error:
-        _drop_output()
-        return _fail(str(error), REFUSED_STATUS)
-    except BrokenPipeError:
-        _drop_output()  # the reader has gone, as with `| head`
-    except OSError as error:
-        _drop_output()
-        return _fail(f"the answer could not be written: {error.strerror}", REFUSED_STATUS)
+    except FAILURES as error:
+        return _ended(error, options)
     return 0
 
 
@@ -72,7 +64,26 @@ def parser() -> Parser:
     commands = Commands(whole)
     for add in COMMANDS:
         add(commands)
+    completion.add(commands, whole)
     return whole
+
+
+def _ended(error: BaseException, options: Options) -> int:
+    """Say in one line why a command did not work out; return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED_STATUS
+    if isinstance(error, OSError):
+        _drop_output()
+        gone = isinstance(error, BrokenPipeError)  # the reader has gone, as with `| head`
+        return 0 if gone else _fail(f"the answer could not be written: {error.strerror}", REFUSED_STATUS)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", USAGE_STATUS)
+    if isinstance(error, RolloutBudgetError):
+        return _fail(f"{error}{_advice(error, options)}", _status(error))
+    if isinstance(error, Unkept):
+        _drop_output()
+    return _fail(str(error), USAGE_STATUS if isinstance(error, Usage) else REFUSED_STATUS)
 
 
 def _drop_output() -> None:

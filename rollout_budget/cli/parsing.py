@@ -12,6 +12,7 @@ REFUSED_STATUS = 1
 USAGE_STATUS = 2
 """Exit code of a command that was not understood or lacks something, before anything was sent."""
 
+MAX_PORT = 65_535
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 
@@ -25,6 +26,10 @@ class Usage(Exception):
 
 class Unkept(Exception):
     """It was done, but what it answered could not be written; the message says where that is, or how to have it again."""
+
+
+class Failed(Exception):
+    """It was begun and did not work out; the message says why and what to do."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,16 +54,37 @@ class Commands:
         """Add a command that only has commands of its own."""
         return Commands(self._add(name, about, examples))
 
-    def command(self, name: str, about: str, examples: str, run: Handler, *, key: str) -> argparse.ArgumentParser:
-        """Add a command that does something; `key` names the variable that its key is taken from."""
+    def command(
+        self,
+        name: str,
+        about: str,
+        examples: str,
+        run: Handler,
+        *,
+        key: str | None,
+        output: str = "print the service's answer as JSON",
+    ) -> argparse.ArgumentParser:
+        """Add a command that does something.
+
+        Args:
+            name: the word that runs it.
+            about: for `--help`; its first sentence is for the list of commands.
+            examples: lines of a shell.
+            run: what it does.
+            key: the variable that its key is taken from; None for a command that asks no allocator.
+            output: what `--json` prints.
+        """
         parser = self._add(name, about, examples)
         parser.set_defaults(run=run, key_variable=key)
-        reach = parser.add_argument_group("service, key and output")
-        reach.add_argument(
-            "--url", help="where the allocator is (default: $ROLLOUT_BUDGET_URL or http://127.0.0.1:8100)"
-        )
-        reach.add_argument("--key-file", metavar="FILE", help=f"file that holds the key (default: the key in ${key})")
-        reach.add_argument("--json", action="store_true", help="print the service's answer as JSON")
+        reach = parser.add_argument_group("service, key and output" if key else "output")
+        if key:
+            reach.add_argument(
+                "--url", help="where the allocator is (default: $ROLLOUT_BUDGET_URL or http://127.0.0.1:8100)"
+            )
+            reach.add_argument(
+                "--key-file", metavar="FILE", help=f"file that holds the key (default: the key in ${key})"
+            )
+        reach.add_argument("--json", action="store_true", help=output)
         return parser
 
     def _add(self, name: str, about: str, examples: str) -> argparse.ArgumentParser:
@@ -81,9 +107,24 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """Read a port, 0 included."""
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 0 to {MAX_PORT}")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """Read a duration: `90s`, `15m`, `12h`, `30d`; of bare numbers 0 alone, as 90 may be meant as days."""
     match = _DURATION.fullmatch(text)
     if match is None or (not match[2] and float(match[1])):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write it like 90s, 15m, 12h or 30d")
     return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def interval(text: str) -> float:
+    """Read a pause: a duration above 0; here a bare number can only be meant as seconds."""
+    found = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else seconds(text)
+    if found == 0:
+        raise argparse.ArgumentTypeError("a pause is longer than 0; write it like 2s")
+    return found
