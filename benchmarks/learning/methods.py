@@ -43,6 +43,16 @@ METHODS: Mapping[str, Method] = {
         "grpo", _fixed(16), says="as published: group mean, divided by the group's standard deviation, 16 a prompt"
     ),
     OURS: Method("rollout_budget", {"allocator.k_init": 1}, says="our recipe, with a first wave of one"),
+    "ours, scaled": Method(
+        "rollout_budget",
+        {"allocator.k_init": 1, "learner.advantage_scale": "batch_std"},
+        says="ours, advantages divided by their spread over the step",
+    ),
+    "ours, scaled, history": Method(
+        "rollout_budget",
+        {"allocator.k_init": 1, "allocator.prior_model": "history", "learner.advantage_scale": "batch_std"},
+        says="the same, the prior from each prompt's own past, no texts",
+    ),
     "RLOO-2": Method("rloo", _fixed(2), says="leave-one-out mean, 2 a prompt"),
     "RLOO-4": Method("rloo", _fixed(4), says="leave-one-out mean, 4 a prompt"),
     "V0.5": Method("v05", says="the paper: fusion, look-ahead, 4 to 16 a prompt"),
