@@ -194,5 +194,12 @@ def _recorded(
 
     around = None if continued is None else TraceContextTextMapPropagator().extract(continued)
     dotted = {name.replace("__", "."): value for name, value in attributes.items()}
-    with _tracer.start_as_current_span(name, around, SpanKind[kind.upper()], dotted) as span:
-        yield cast("Span", _Recorded(span))
+    own = {"record_exception": False, "set_status_on_exception": False}  # what an error says may name more than ids
+    with _tracer.start_as_current_span(name, around, SpanKind[kind.upper()], dotted, **own) as span:
+        recorded = _Recorded(span)
+        try:
+            yield cast("Span", recorded)
+        except BaseException as error:
+            recorded.set(error__type=type(error).__name__)
+            recorded.failed()
+            raise
