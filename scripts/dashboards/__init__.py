@@ -1,0 +1,1 @@
+"""Grafana dashboards as code: what `python -m scripts.dashboards` writes to deploy/grafana/dashboards."""
