@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ POOL_SIZE = 10
 
 PROBE_TIMEOUT_S = 10.0
 """Longest wait for a first connection: a host that drops packets would hold the start up for minutes."""
+PROBE_EVERY_S = 1.0
+"""Pause between two tries to reach a database that is waited for."""
 
 
 class Unreachable(Exception):
@@ -70,6 +73,22 @@ def probe(url: str) -> None:
             await engine.dispose()
 
     asyncio.run(reach())
+
+
+def reach(url: str, wait_s: float) -> None:
+    """Connect once, within `wait_s`: nothing tells when a server that is starting answers, so it is asked again.
+
+    Raises:
+        ValueError, OSError, Unreachable: as `probe`; the last only after `wait_s`.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return probe(url)
+        except Unreachable:
+            if time.monotonic() + PROBE_EVERY_S > until:
+                raise
+        time.sleep(PROBE_EVERY_S)
 
 
 def require_file(url: str) -> None:

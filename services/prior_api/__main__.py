@@ -24,6 +24,8 @@ NO_HUB = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Unless the settings allow it, no library asks a hub."""
 ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
 """The tokenizer keeps to the encoder's thread."""
+DATABASE_WAIT_S = 120.0
+"""How long production waits for a database that is starting too, as in a stack or after a power cut; then it ends, with 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def _serve(_options: argparse.Namespace) -> int:
     logs.configure()
     embedded = settings.mode == "embedded"
     try:
-        database.probe(settings.database)
+        database.reach(settings.database, 0.0 if embedded else DATABASE_WAIT_S)
         app = create_app(settings)
     except (ValueError, OSError, database.Unreachable, Unloadable) as error:
         sys.stderr.write(f"services.prior_api: {error}\n")

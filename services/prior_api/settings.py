@@ -114,7 +114,7 @@ class Settings(AdmittingSettings):
     def database(self) -> str:
         """The database URL in force."""
         if self.database_url is not None:
-            return self.database_url.get_secret_value()
+            return self.with_password(self.database_url.get_secret_value())
         return f"sqlite:///{self.data / 'prior.db'}"
 
     def placement(self) -> Placement:

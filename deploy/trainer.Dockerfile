@@ -1,0 +1,55 @@
+# The training client. Build from the project's root:
+#   docker build -f deploy/trainer.Dockerfile -t rollout-budget-trainer .                      learner on the CPU
+#   docker build -f deploy/trainer.Dockerfile --target gpu -t rollout-budget-trainer-gpu .     learner on NVIDIA GPUs
+# A digest pins more than a tag: --build-arg PYTHON=docker.io/library/python:3.11-slim-bookworm@sha256:...
+ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS sources
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+
+# Dependencies, made anew only when these files change; headers and tests of libraries are no use to a trainer.
+FROM sources AS dependencies-cpu
+ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
+RUN python -m venv --without-pip /app \
+    && (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
+        || python -m pip --python /app/bin/python install --extra-index-url "$CPU_WHEELS" 'torch==2.13.0+cpu') \
+    && python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data]' \
+    && python -m pip --python /app/bin/python uninstall -y rollout-budget \
+    && find /app -type d -name tests -prune -exec rm -rf {} + \
+    && rm -rf /app/lib/python3*/site-packages/torch/include /app/lib/python3*/site-packages/torch/share \
+        /app/lib/python3*/site-packages/torch/test /app/lib/python3*/site-packages/torch/bin/test_*
+
+FROM sources AS dependencies-gpu
+RUN python -m venv --without-pip /app \
+    && python -m pip --python /app/bin/python install 'torch==2.13.0' \
+    && python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data,trainer-lora]' \
+    && python -m pip --python /app/bin/python uninstall -y rollout-budget \
+    && find /app -type d -name tests -prune -exec rm -rf {} +
+
+FROM sources AS own
+COPY rollout_budget rollout_budget
+COPY services services
+COPY trainer trainer
+RUN python -m venv --without-pip /app \
+    && python -m pip --python /app/bin/python install --no-deps --prefix=/own .
+
+# Runs are written to /runs, which takes the user's volume or folder. HOME holds caches of libraries, nothing else.
+FROM ${PYTHON} AS client
+RUN install -d -o 10001 -g 10001 /runs
+USER 10001:10001
+WORKDIR /runs
+ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=trainer
+ENTRYPOINT ["python", "-m", "trainer"]
+CMD ["--help"]
+
+FROM client AS gpu
+LABEL org.opencontainers.image.title="rollout-budget trainer, GPU" org.opencontainers.image.licenses=Apache-2.0
+COPY --from=dependencies-gpu /app /app
+COPY --from=own /own /app
+
+FROM client AS cpu
+LABEL org.opencontainers.image.title="rollout-budget trainer" org.opencontainers.image.licenses=Apache-2.0
+COPY --from=dependencies-cpu /app /app
+COPY --from=own /own /app
