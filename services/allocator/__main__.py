@@ -1,4 +1,4 @@
-"""`python -m services.allocator serve | migrate | restored | archive | prune | openapi`: run it and keep its database."""
+"""`python -m services.allocator serve | migrate | check | restored | archive | prune | openapi`: run it and keep its database."""
 
 from __future__ import annotations
 

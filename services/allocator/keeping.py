@@ -1,4 +1,4 @@
-"""`migrate`, `restored`, `archive`, `prune`: what an operator runs to keep the allocator's database.
+"""`migrate`, `check`, `restored`, `archive`, `prune`: what an operator runs to keep the allocator's database.
 
 Owns the commands, what they require, and what they print, one line per file or fact; the work is `database`'s. On
 PostgreSQL they run beside the service. A SQLite file is for one process: they refuse one that a service serves from, but
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,8 +18,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from rollout_budget.errors import RolloutBudgetError
 from services.allocator.database import migrate, restores
 from services.allocator.database.archive import Archive, prune
 from services.allocator.database.restores import MAX_LEASE_S
@@ -37,7 +40,10 @@ Options = Mapping[str, Any]
 
 def parsers(commands: Any) -> list[argparse.ArgumentParser]:
     """Add the commands."""
-    return [_add_migrate(commands), _add_restored(commands), *_add_archive_and_prune(commands)]
+    checking = commands.add_parser(
+        "check", help="say as JSON at which schema the database is, and whether it takes writes; changes nothing"
+    )
+    return [_add_migrate(commands), checking, _add_restored(commands), *_add_archive_and_prune(commands)]
 
 
 def run(command: str, settings: Settings, options: Options) -> int:
@@ -49,7 +55,7 @@ def run(command: str, settings: Settings, options: Options) -> int:
     if command != "migrate":
         require_file(settings.url)
     _reach(settings.url, options.get("wait_s") or 0.0)
-    only_reads = command == "archive" and options["verify"]
+    only_reads = command == "check" or (command == "archive" and options["verify"])
     with nullcontext() if only_reads else alone(settings.url, STOP):
         return asyncio.run(_with_database(settings.url, COMMANDS[command], options))
 
@@ -80,6 +86,24 @@ async def _migrate(database: Database, options: Options) -> int:
     else:
         await migrate.to(database.engine, options["revision"])
     return 0
+
+
+async def _check(database: Database, _options: Options) -> int:
+    """Print what `rollout-budget doctor` wants to know; 1 where the service could not work with it."""
+    async with database.snapshot() as connection:
+        current, schema = await migrate.is_current(connection), await migrate.found(connection)
+    refused = ""
+    try:
+        async with database.transaction() as connection:  # SQLite takes its write lock to begin
+            if database.engine.dialect.name == "postgresql":
+                read_only = await connection.scalar(text("SHOW transaction_read_only"))
+                refused = "it only reads, as a standby does" if read_only == "on" else ""
+    except (SQLAlchemyError, RolloutBudgetError) as error:
+        refused = " ".join(str(getattr(error, "orig", None) or error).split())
+    place = database.engine.url.set(drivername=database.engine.dialect.name, query={}).render_as_string()
+    answer = {"database": place, "schema": schema, "newest": migrate.newest(), "current": current, "refused": refused}
+    _say(json.dumps(answer))
+    return 0 if current and not refused else 1
 
 
 async def _restored(database: Database, options: Options) -> int:
@@ -115,6 +139,7 @@ async def _prune(database: Database, options: Options) -> int:
 
 COMMANDS: Mapping[str, Callable[[Database, Options], Awaitable[int]]] = {
     "migrate": _migrate,
+    "check": _check,
     "restored": _restored,
     "archive": _archive,
     "prune": _prune,

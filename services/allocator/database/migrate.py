@@ -77,6 +77,11 @@ def newest() -> str:
     return _revisions()[-1]
 
 
+async def found(connection: AsyncConnection) -> str:
+    """Return the revision that a database is at, empty without one."""
+    return ", ".join(sorted(await connection.run_sync(_heads)))
+
+
 async def is_current(connection: AsyncConnection) -> bool:
     """Say whether the database is at the newest migration of this code, or at one of a newer release.
 
