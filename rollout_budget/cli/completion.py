@@ -176,11 +176,11 @@ def fish(prog: str, found: Sequence[Node]) -> str:
         f"function {function}",
         "    set -l at",
         "    for word in (commandline -opc)[2..-1]",
-        f"        if contains -- (string join ' ' $at $word) {' '.join(_fish_quoted(node.name) for node in found if node.path)}",
+        f"        if contains -- (string join -- ' ' $at $word) {' '.join(_fish_quoted(node.name) for node in found if node.path)}",
         "            set at $at $word",
         "        end",
         "    end",
-        '    test (string join " " "" $at) = (string join " " "" $argv)',
+        '    test (string join -- " " "" $at) = (string join -- " " "" $argv)',
         "end",
         f"complete -c {prog} -f",
     ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from rollout_budget.cli import admin, completion, decide, demo, entries, runs, team, top, up, usage
 from rollout_budget.cli.connection import address
+from rollout_budget.cli.doctor import command as doctor
 from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Failed, Options, Parser, Unkept, Usage
 from rollout_budget.errors import NotFound, OutcomeUnknown, RolloutBudgetError, Unauthorized, Unavailable
 
@@ -18,7 +19,7 @@ AWAY_STATUS = 3
 INTERRUPTED_STATUS = 130
 """What a shell says of a command that Ctrl-C ended."""
 
-COMMANDS = (up.add, team.add, top.add, decide.add, runs.add, usage.add, entries.add, admin.add, demo.add)
+COMMANDS = (up.add, team.add, top.add, decide.add, runs.add, usage.add, entries.add, admin.add, doctor.add, demo.add)
 """What adds commands at the top, in the order of `--help`."""
 
 FAILURES = (Usage, ValidationError, RolloutBudgetError, Failed, Unkept, OSError, KeyboardInterrupt)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from rollout_budget.cli import show
 from rollout_budget.cli.changes import add_options, print_changes
 from rollout_budget.cli.connection import TEAM_KEY, address, team
-from rollout_budget.cli.parsing import REFUSED_STATUS, Commands, Options, positive
+from rollout_budget.cli.parsing import REFUSED_STATUS, Commands, Options, positive, seconds
+from rollout_budget.errors import Unavailable
 from rollout_budget.wire import BudgetView
+
+ASK_AGAIN_S = 0.5
+"""Between two questions to a service that is not there yet; each tries for a moment by itself."""
 
 
 def add(commands: Commands) -> None:
@@ -24,12 +29,16 @@ def add(commands: Commands) -> None:
         "status",
         "Say in one line whether service and key work, and what is left. The exit code alone tells a script.",
         "  rollout-budget status --require 10000 && python train.py\n"
+        "  rollout-budget status --wait 2m            # for a service that is starting\n"
         "  rollout-budget status --key-file .rollout-budget/allocator/team.key",
         _status,
         key=TEAM_KEY,
     )
     status.add_argument(
         "--require", type=positive, metavar="N", help="end with 1 unless N rollouts are left, or no limit"
+    )
+    status.add_argument(
+        "--wait", type=seconds, default=0.0, metavar="TIME", help="ask again for so long while nothing answers"
     )
     changes = commands.command(
         "changes",
@@ -48,8 +57,7 @@ def _budget(options: Options) -> None:
 
 
 def _status(options: Options) -> None:
-    with team(options) as client:
-        view = client.budget()
+    view = _waited(options)
     if options.json:
         sys.stdout.write(view.model_dump_json(indent=2) + "\n")
         sys.exit(REFUSED_STATUS if _short(options, view) else 0)
@@ -65,6 +73,19 @@ def _status(options: Options) -> None:
     )
     if _short(options, view):
         sys.exit(REFUSED_STATUS)
+
+
+def _waited(options: Options) -> BudgetView:
+    """Return the budget once the service answers."""
+    until = time.monotonic() + options.wait
+    with team(options) as client:
+        while True:
+            try:
+                return client.budget()
+            except Unavailable:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(ASK_AGAIN_S)
 
 
 def _short(options: Options, view: BudgetView) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rollout_budget.cli import show
 from rollout_budget.cli.live.sampling import Motion, RunNow, Snapshot, TeamNow
 
 Line = tuple[str, str]
@@ -16,6 +15,8 @@ NEAR, OVER = 0.8, 1.0
 """Shares of a limit from which on its line stands out: `warn_at`'s default, and its end."""
 LEAST_RUNS = 3
 """Rows that runs have at least, however many teams there are."""
+WITH_POLICY = 100
+"""Columns from which on runs say their policy: below, names of runs need the room."""
 NARROW = 8
 """What a name is cut down to at most."""
 
@@ -85,8 +86,7 @@ def nearest(team: TeamNow) -> tuple[str, str]:
         return "", "no limit"
     full = min(round(use.share * BAR), BAR)
     style = "over" if use.share >= OVER else "near" if use.share >= NEAR else ""
-    used, limit = (show.text(round(value, 1)) for value in (use.used, use.limit))
-    return style, f"{'█' * full}{'░' * (BAR - full)} {use.share:4.0%} {use.name} {used} of {limit}"
+    return style, f"{'█' * full}{'░' * (BAR - full)} {use.share:4.0%} {use.name} {use.used:,.0f} of {use.limit:,.0f}"
 
 
 def _title(snapshot: Snapshot | None, view: View) -> str:
@@ -139,7 +139,7 @@ def _teams(teams: Sequence[TeamNow], more: int, columns: int) -> list[Line]:
 
 
 def _runs(runs: Sequence[RunNow], more: int, columns: int) -> list[Line]:
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (
             one.run,
             one.team,
@@ -154,7 +154,9 @@ def _runs(runs: Sequence[RunNow], more: int, columns: int) -> list[Line]:
         )
         for one in runs
     ]
-    header = ("RUN", "TEAM", "USED", "HELD", "/S", "GROUP", "EXTRA", "REFUSED", "SAVED", "POLICY")
+    header: tuple[str, ...] = ("RUN", "TEAM", "USED", "HELD", "/S", "GROUP", "EXTRA", "REFUSED", "SAVED", "POLICY")
+    if columns < WITH_POLICY:
+        header, cells = header[:-1], [row[:-1] for row in cells]
     return _table(header, cells, [""] * len(cells), columns, left={0, 1, 9}, more=more)
 
 
