@@ -37,6 +37,7 @@ class Drawn:
     prompt: Prompt
     outcomes: Sequence[float]
     rewards: Sequence[float] | None = None
+    lost: int = 0
     tokens: int | None = None
     seconds: float | None = None
 
@@ -49,6 +50,7 @@ class Group:
         want: rollouts to draw now; 0 when it is complete, or the budget is gone.
         outcomes: verifiable results so far, in the declared range, in the order they were added.
         rewards: what the loss uses, where that differs; as long as `outcomes`, or empty.
+        lost: rollouts that were drawn and have no outcome: the budget is charged for them, nothing is learned from them.
         granted: rollouts that the budget holds for this group in all.
         local: whether it was decided here, without the service.
     """
@@ -63,6 +65,7 @@ class Group:
     granted: int = 0
     outcomes: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    lost: int = 0
     tokens: int | None = None
     seconds: float | None = None
     decision: Decision | None = None
@@ -76,8 +79,13 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Rollouts drawn."""
+        """Rollouts with an outcome."""
         return len(self.outcomes)
+
+    @property
+    def used(self) -> int:
+        """Rollouts drawn, with an outcome or without."""
+        return self.size + self.lost
 
     @property
     def prior(self) -> float:
@@ -104,6 +112,7 @@ class Group:
         outcomes: Sequence[float],
         rewards: Sequence[float] | None = None,
         *,
+        lost: int = 0,
         tokens: int | None = None,
         seconds: float | None = None,
     ) -> None:
@@ -112,6 +121,7 @@ class Group:
         Args:
             outcomes: verifiable results, each in the declared range.
             rewards: shaped rewards, one per outcome, any finite scale; then advantages are formed from these.
+            lost: further rollouts that were drawn and cannot be verified.
             tokens: tokens of these rollouts.
             seconds: GPU-seconds of these rollouts.
 
@@ -127,6 +137,7 @@ class Group:
             raise InvalidInput(f"group {self.id!r}: rewards for all rollouts of a group, or for none")
         self.outcomes += values
         self.rewards += shaped
+        self.lost += lost
         if tokens is not None:
             self.tokens = (self.tokens or 0) + tokens
         if seconds is not None:
@@ -149,7 +160,7 @@ class Group:
         known = {"tokens": self.tokens, "seconds": self.seconds}
         told = {name: value for name, value in known.items() if value is not None}
         ends = {"outcomes": list(self.outcomes)} if self.unreported else {}
-        return CloseGroup(group_id=self.id, attempt=self.attempt, used=self.size, **told, **ends)
+        return CloseGroup(group_id=self.id, attempt=self.attempt, used=self.used, **told, **ends)
 
 
 def opening(prompt: Prompt, *, version: int, step: int, attempt: int) -> OpenGroup:

@@ -41,12 +41,12 @@ class Tally:
 
 def _of_groups(groups: Sequence[Group], reference: int) -> dict[str, float]:
     drawn = [group for group in groups if group.size]
-    sizes = [group.size for group in groups]
+    sizes = [group.used for group in groups]
     figures = {
         "budget/granted": float(sum(group.granted for group in groups)),
         "budget/used": float(sum(sizes)),
-        "budget/extra": float(sum(max(group.size - group.opened.grant, 0) for group in groups)),
-        "budget/returned": float(sum(max(group.granted - group.size, 0) for group in groups)),
+        "budget/extra": float(sum(max(group.used - group.opened.grant, 0) for group in groups)),
+        "budget/returned": float(sum(max(group.granted - group.used, 0) for group in groups)),
         "budget/saved": float(reference * len(groups) - sum(sizes)),
         "budget/refused_groups": float(sum(_refused(group) for group in groups)),
         "budget/local_groups": float(sum(group.local for group in groups)),

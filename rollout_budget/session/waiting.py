@@ -195,7 +195,7 @@ class AsyncSession:
         """
         groups = await self.open([one.prompt for one in drawn], version=version, step=step)
         for group, one in zip(groups, drawn, strict=True):
-            group.add(one.outcomes, one.rewards, tokens=one.tokens, seconds=one.seconds)
+            group.add(one.outcomes, one.rewards, lost=one.lost, tokens=one.tokens, seconds=one.seconds)
         await self.close(groups)
         return groups
 

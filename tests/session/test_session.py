@@ -98,6 +98,19 @@ def test_a_group_that_nothing_is_added_to_ends_the_waves() -> None:
     assert [group.advantages for group in groups] == [[]] * len(PROMPTS)
 
 
+def test_rollouts_without_an_outcome_are_charged_and_teach_nothing(service: dict[str, str]) -> None:
+    """Two of the first wave of four cannot be verified: the ledger has four, the decision two."""
+    with rb.Session("unverified", policy="m", k_init=4, k_max=4, **service) as session:
+        (group,) = session.open(PROMPTS[:1], version=0)
+        group.add([1.0, 0.0], lost=2)
+        session.close([group])
+        figures = session.metrics()
+    with rb.SyncAllocatorClient(service["url"], service["key"]) as client:
+        usage = client.get_run("unverified").usage
+    assert (usage.committed, usage.reserved, usage.overage) == (4, 0, 0)
+    assert (group.size, group.used, len(group.advantages), figures["budget/used"]) == (2, 4, 2, 4)
+
+
 def test_a_budget_that_is_gone_wants_nothing_and_raises_nothing(service: dict[str, str]) -> None:
     with rb.Session("short", policy="m", k_init=2, limits=RunLimits(rollouts=8), **service) as session:
         groups = play(session, 0) + play(session, 1)
