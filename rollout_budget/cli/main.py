@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from rollout_budget.cli import admin, completion, decide, demo, entries, runs, team, top, up, usage
+from rollout_budget.cli import admin, completion, decide, demo, entries, replay, runs, team, top, up, usage
 from rollout_budget.cli.connection import address
 from rollout_budget.cli.doctor import command as doctor
 from rollout_budget.cli.parsing import REFUSED_STATUS, USAGE_STATUS, Commands, Failed, Options, Parser, Unkept, Usage
@@ -19,7 +19,19 @@ AWAY_STATUS = 3
 INTERRUPTED_STATUS = 130
 """What a shell says of a command that Ctrl-C ended."""
 
-COMMANDS = (up.add, team.add, top.add, decide.add, runs.add, usage.add, entries.add, admin.add, doctor.add, demo.add)
+COMMANDS = (
+    up.add,
+    team.add,
+    top.add,
+    decide.add,
+    runs.add,
+    usage.add,
+    entries.add,
+    admin.add,
+    replay.add,
+    doctor.add,
+    demo.add,
+)
 """What adds commands at the top, in the order of `--help`."""
 
 FAILURES = (Usage, ValidationError, RolloutBudgetError, Failed, Unkept, OSError, KeyboardInterrupt)

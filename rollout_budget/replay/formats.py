@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 from rollout_budget.errors import InvalidInput
@@ -103,7 +104,7 @@ def _usual(form: Format) -> str:
 
 
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -147,7 +148,10 @@ def _trl(file: Path, outcome: str | None) -> tuple[list[Rollout], str]:
         from pyarrow import parquet  # noqa: PLC0415  only for these logs
     except ImportError:
         raise InvalidInput(f"{file}: parquet needs pyarrow: pip install 'rollout-budget[replay]'") from None
-    table = parquet.read_table(file)
+    try:
+        table = parquet.read_table(file)
+    except ValueError as error:
+        raise InvalidInput(f"{file}: no parquet that can be read: {error}") from None
     numbers = [
         name for name in table.column_names if name not in GIVEN and str(table.schema.field(name).type) in _FLOATS
     ]
@@ -172,8 +176,11 @@ def _slime(file: Path, outcome: str) -> list[Rollout]:
         import torch  # noqa: PLC0415  only for these logs
     except ImportError:
         raise InvalidInput(f"{file}: slime's debug data needs torch to be read") from None
-    data = torch.load(file, map_location="cpu", weights_only=True)
-    samples: Sequence[Mapping[str, Any]] = data["samples"]
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=True)
+        samples: Sequence[Mapping[str, Any]] = data["samples"]
+    except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{file}: no debug data of slime that can be read: {error}") from None
     version = int(data.get("rollout_id", 0))
     found = []
     for sample in samples:
