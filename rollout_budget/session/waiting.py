@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -162,7 +162,7 @@ class AsyncSession:
                     await self._observe(some, self._at_hand(local=local))
         return [group for group in groups if group.want]
 
-    async def waves(self, groups: Sequence[Group]) -> AsyncIterator[list[Group]]:
+    async def waves(self, groups: Sequence[Group]) -> AsyncGenerator[list[Group], None]:
         """Give the groups that want rollouts, wave after wave; add to them before the next is asked for.
 
         Reports after each wave, and closes all groups at the end, also when the loop is left early.
