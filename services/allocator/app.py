@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from rollout_budget.engine.ports import PriorSource
 from services.allocator.auth import Entrance
-from services.allocator.endpoints import admin, budgets, changes, listing, runs, usage
+from services.allocator.endpoints import admin, budgets, changes, examples, listing, runs, usage
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
@@ -60,8 +60,7 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
         description=DESCRIPTION,
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
-        docs_url=None,
-        redoc_url=None,
+        examples=examples.schemas(),
     )
     for router in (runs.router, listing.router, budgets.router, usage.router, changes.router, admin.router):
         app.include_router(router)

@@ -119,9 +119,11 @@ def install(app: FastAPI, *, registry: CollectorRegistry, ready: Readiness, line
     app.add_middleware(Requests, registry=registry, lines=lines)
 
     async def livez() -> Health:
+        """Say that the process runs; asks nothing else, so restart it when this fails."""
         return Health(status="ok")
 
     async def readyz(response: Response) -> Health:
+        """Say whether requests should be sent here: what the service needs is there, and it is not about to stop."""
         draining = getattr(app.state, "draining", False)
         missing = "the service is stopping" if draining else await ready()
         if missing is None:
@@ -136,6 +138,6 @@ def install(app: FastAPI, *, registry: CollectorRegistry, ready: Readiness, line
         503: {"model": Health, "description": "Not ready; `detail` says what is missing."}
     }
     app.add_api_route("/livez", livez, tags=["operations"], operation_id="livez")
-    app.add_api_route("/healthz", livez, tags=["operations"], operation_id="healthz")
+    app.add_api_route("/healthz", livez, tags=["operations"], operation_id="healthz", summary="Livez by another name")
     app.add_api_route("/readyz", readyz, tags=["operations"], operation_id="readyz", responses=unready)
     app.add_api_route("/metrics", metrics, include_in_schema=False)

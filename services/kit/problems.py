@@ -35,6 +35,18 @@ _CODES = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate-limited",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
+_MEANINGS = {
+    400: "The body is no JSON, or a header that is needed is missing.",
+    401: "No key came with the request, or one that is unknown, expired or revoked.",
+    403: "The key's scope does not allow this.",
+    404: "Nothing of the key's team has this id.",
+    409: "What stands already does not allow it; `detail` says what does.",
+    413: "The body is larger than the service accepts. Nothing was read.",
+    422: "A value is out of its bounds, or an id came before with another body. Nothing was stored.",
+    429: "Too many requests; `Retry-After` says when to come back. Nothing was read.",
+    503: "Overloaded, stopping or without its database; `Retry-After` says when to come back. Repeating is safe.",
+}
+"""What an error means to a caller, in the document."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +55,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's `responses=` for these error statuses, each with the schema of `Problem`."""
     reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: reference}}
+        status: {"description": _MEANINGS[status], "model": Problem, "content": {MEDIA_TYPE: reference}}
         for status in statuses
     }
 

@@ -13,7 +13,7 @@ from rollout_budget.errors import Unavailable
 from rollout_budget.wire import ModelView, PriorModel
 from services.kit import bodies, database, edge, http, problems, saturation, segments
 from services.kit.app import Application
-from services.prior_api import encoders, endpoints, licences
+from services.prior_api import encoders, endpoints, examples, licences
 from services.prior_api.auth import Door, Entrance
 from services.prior_api.batching import Batcher
 from services.prior_api.encoders import Encoder
@@ -82,6 +82,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
+        examples=examples.schemas(),
     )
     app.state.door = Door(settings)
     app.state.service = PriorService(

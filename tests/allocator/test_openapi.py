@@ -1,4 +1,4 @@
-"""G20: the contract is what the committed document says."""
+"""G20: the contract is what the committed document says, and its examples are what the service answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from rollout_budget.client import AdminClient, AllocatorClient
 from services.allocator.__main__ import main, openapi
+from services.allocator.endpoints.examples import access, budgets, decisions, runs
+from services.kit.examples import dumped
 from tests.allocator.running import Running
 from tests.paths import ROOT
 
@@ -57,22 +59,80 @@ def test_bounds_are_in_the_document() -> None:
     assert schemas["OpenGroup"]["properties"]["group_id"]["maxLength"] == 200
 
 
-async def test_the_examples_are_accepted_in_their_order(allocator: Running) -> None:
-    """Whoever tries the examples of the document top to bottom meets no error."""
-    order = [
-        "create_run",
-        "plan",
-        "open_groups",
-        "observe_groups",
-        "close_groups",
-        "decide",
-        "create_team",
-        "create_key",
-    ]
-    found = {operation["operationId"]: (path, operation) for path, _, operation in operations()}
-    for name in order:
-        path, operation = found[name]
+ORDER = (
+    "create_team",
+    "rename_team",
+    "set_budget",
+    "create_key",
+    "create_run",
+    "plan",
+    "open_groups",
+    "observe_groups",
+    "baselines",
+    "close_groups",
+    "patch_run",
+    "decide",
+    "rotate_key",
+)
+"""Operations with bodies, as a newcomer would try them."""
+
+
+async def test_every_example_of_a_body_is_accepted_in_its_order(allocator: Running) -> None:
+    """Whoever tries the examples of the document top to bottom meets no error; no operation with a body has none."""
+    found = {operation["operationId"]: (path, method, operation) for path, method, operation in operations()}
+    assert {name for name, (_, _, operation) in found.items() if "requestBody" in operation} == set(ORDER)
+    key = ""
+    for name in ORDER:
+        path, method, operation = found[name]
+        url = path.format(run_id="math-1", team="research", key_id=key) if "{" in path else path
         for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
-            headers = {**(allocator.admin if "/admin/" in path else allocator.team), "Idempotency-Key": "example"}
-            sent = await allocator.http.post(path.replace("{run_id}", "math-1"), json=example["value"], headers=headers)
-            assert sent.status_code in {200, 201}, json.dumps(sent.json())
+            headers = {**(allocator.admin if "/admin/" in path else allocator.team), "Idempotency-Key": name}
+            sent = await allocator.http.request(method, url, json=example["value"], headers=headers)
+            assert sent.status_code in {200, 201}, f"{name}: {json.dumps(sent.json())}"
+            key = sent.json().get("key_id", key)
+
+
+async def test_the_examples_are_what_the_service_answers(allocator: Running) -> None:
+    """A fresh allocator answers the story's requests as its examples say, but for clocks, ids and rounding."""
+    key = {}
+
+    async def same(method: str, path: str, request: Any, expected: Any) -> dict[str, Any]:
+        headers = {**(key or allocator.admin), "Idempotency-Key": "story"}
+        body = None if request is None else dumped(request)
+        sent = await allocator.http.request(method, f"/v1{path}", json=body, headers=headers)
+        answer: dict[str, Any] = sent.json()
+        assert sent.status_code in {200, 201}, answer
+        assert steady(answer) == steady(dumped(expected)), path
+        return answer
+
+    await same("POST", "/admin/teams", access.NEW_TEAM, access.TEAM)
+    secret = await same("POST", "/admin/keys", access.NEW_KEY, access.SECRET)
+    key = allocator.bearer(secret["token"])
+    await allocator.http.post("/v1/runs", json=dumped(runs.RUN), headers=key)
+    groups = "/runs/math-1/groups"
+    await same("POST", "/runs/math-1/plan", runs.PLAN, decisions.PLANNED)
+    await same("POST", f"{groups}/open", runs.OPEN, decisions.OPENED)
+    await same("POST", f"{groups}/observe", runs.OBSERVE, decisions.OBSERVED)
+    await same("POST", "/runs/math-1/baselines", runs.BASELINES, decisions.REMEMBERED)
+    await same("POST", "/runs/math-1/heartbeat", None, decisions.RENEWED)
+    await same("POST", f"{groups}/close", runs.CLOSE, decisions.CLOSED)
+    await same("POST", "/decide", runs.DECIDE, decisions.DECIDED)
+    await same("GET", "/runs/math-1", None, budgets.SHOWN)
+    await same("GET", "/runs", None, budgets.RUNS)
+    await same("GET", "/budget", None, budgets.BUDGET)
+    await same("GET", "/usage?by=run,day", None, budgets.USAGE)
+    await same("GET", "/entries?limit=3", None, budgets.ENTRIES)
+    await same("GET", "/reservations/math-1/step0-p1/0/0", None, budgets.RESERVATION)
+
+
+UNSTEADY = {"created_at", "expires_at", "expires_in_s", "key_id", "token", "day"}
+"""Fields that differ from one allocator, or day, to the next."""
+
+
+def steady(answer: Any) -> Any:
+    """Return an answer without what differs each time, its fractions as the examples round them."""
+    if isinstance(answer, dict):
+        return {name: steady(part) for name, part in answer.items() if name not in UNSTEADY}
+    if isinstance(answer, list):
+        return [steady(part) for part in answer]
+    return float(f"{answer:.4g}") if isinstance(answer, float) else answer

@@ -23,7 +23,7 @@ from rollout_budget.wire import (
 from rollout_budget.wire.access import MAX_PAGE
 from rollout_budget.wire.common import Identifier
 from services.allocator.auth import Admin
-from services.allocator.endpoints import examples
+from services.allocator.endpoints.examples import bodies
 from services.allocator.endpoints.parts import Parts
 from services.allocator.errors import MissingIdempotencyKey
 from services.kit.problems import documented
@@ -31,9 +31,9 @@ from services.kit.problems import documented
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=documented(400, 401, 403, 413, 422, 429, 503))
 
 TeamId = Annotated[Identifier, Path(description="Percent-encoded, `/` included.")]
-KeyId = Annotated[str, Path(min_length=1, max_length=32)]
+KeyId = Annotated[str, Path(description="`key_id` of the key, not its token.", min_length=1, max_length=32)]
 KeyIdQuery = Annotated[str | None, Query(description="`next` of the page before.", min_length=1, max_length=32)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Limit = Annotated[int, Query(description="Most lines of a page.", ge=1, le=MAX_PAGE)]
 Once = Annotated[
     str | None,
     Header(
@@ -47,7 +47,7 @@ Once = Annotated[
 
 @router.post("/teams", status_code=201, response_model=Team)
 async def create_team(
-    request: Annotated[TeamCreate, Body(openapi_examples=examples.TEAM)], key: Admin, parts: Parts, response: Response
+    request: Annotated[TeamCreate, Body(openapi_examples=bodies.TEAM)], key: Admin, parts: Parts, response: Response
 ) -> Team:
     """Create a team with its limits; the same id with the same body is safe to repeat."""
     async with parts.directory(key) as directory:
@@ -76,7 +76,9 @@ async def show_team(team: TeamId, _key: Admin, parts: Parts) -> Team:
 
 
 @router.patch("/teams/{team:segment}", responses=documented(404))
-async def rename_team(team: TeamId, patch: TeamPatch, key: Admin, parts: Parts) -> Team:
+async def rename_team(
+    team: TeamId, patch: Annotated[TeamPatch, Body(openapi_examples=bodies.RENAME)], key: Admin, parts: Parts
+) -> Team:
     """Give a team another name; its id never changes."""
     async with parts.directory(key) as directory:
         return await directory.rename_team(team, patch)
@@ -108,7 +110,7 @@ async def show_budget(team: TeamId, _key: Admin, parts: Parts) -> BudgetView:
 @router.put("/budgets/{team:segment}", responses=documented(404, 409))
 async def set_budget(
     team: TeamId,
-    limits: TeamLimits,
+    limits: Annotated[TeamLimits, Body(openapi_examples=bodies.LIMITS)],
     key: Admin,
     parts: Parts,
     if_match: Annotated[
@@ -127,7 +129,7 @@ async def set_budget(
 
 @router.post("/keys", status_code=201, response_model=KeySecret, responses=documented(400, 404, 409))
 async def create_key(
-    request: Annotated[KeyCreate, Body(openapi_examples=examples.KEY)],
+    request: Annotated[KeyCreate, Body(openapi_examples=bodies.KEY)],
     key: Admin,
     parts: Parts,
     response: Response,
@@ -160,7 +162,7 @@ async def list_keys(
 )
 async def rotate_key(
     key_id: KeyId,
-    request: Annotated[KeyRotate, Body(openapi_examples=examples.ROTATION)],
+    request: Annotated[KeyRotate, Body(openapi_examples=bodies.ROTATION)],
     *,
     key: Admin,
     parts: Parts,

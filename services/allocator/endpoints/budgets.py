@@ -36,7 +36,7 @@ async def entries(
     kind: Annotated[EntryKind | None, Query(description="Lines of this kind alone.")] = None,
     run: Annotated[Identifier | None, Query(description="Lines of this run alone.")] = None,
     after: Annotated[int, Query(description="`next` of the page before.", ge=0, le=MAX_ROLLOUTS)] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    limit: Annotated[int, Query(description="Most lines of a page.", ge=1, le=MAX_PAGE)] = 100,
 ) -> EntriesAnswer:
     """Return lines of the ledger's append-only record, `kind=overage` for one: a page read once stays as it is."""
     return await parts.engine.entries(key.team, kind, run, after=after, limit=limit)

@@ -28,7 +28,7 @@ Subject = Annotated[
 After = Annotated[
     int, Query(description="Number of the last change seen; 0 starts at the first.", ge=0, le=MAX_ROLLOUTS)
 ]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Limit = Annotated[int, Query(description="Most lines of a page.", ge=1, le=MAX_PAGE)]
 
 
 @router.get("/admin/changes")
@@ -36,7 +36,7 @@ async def list_changes(
     *,
     _key: Admin,
     parts: Parts,
-    team: Annotated[Identifier | None, Query()] = None,
+    team: Annotated[Identifier | None, Query(description="Changes about this team alone.")] = None,
     subject: Subject = None,
     after: After = 0,
     limit: Limit = 100,

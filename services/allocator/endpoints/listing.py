@@ -24,7 +24,7 @@ async def runs(
     *,
     status: Annotated[RunStatus | None, Query(description="Runs of this status alone.")] = None,
     after: Annotated[Identifier | None, Query(description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    limit: Annotated[int, Query(description="Most lines of a page.", ge=1, le=MAX_PAGE)] = 100,
 ) -> RunsAnswer:
     """Return the team's runs in the order of their ids, with what each has drawn."""
     async with parts.store.reading(key.team) as connection:

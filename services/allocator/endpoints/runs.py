@@ -35,7 +35,7 @@ from rollout_budget.wire import (
 from rollout_budget.wire.common import Identifier
 from services.allocator import patching
 from services.allocator.auth import Reader, Writer
-from services.allocator.endpoints import examples
+from services.allocator.endpoints.examples import bodies
 from services.allocator.endpoints.parts import Parts
 from services.kit.problems import documented
 
@@ -47,7 +47,7 @@ _ENDED = documented(404, 409)
 
 @router.post("/runs", status_code=201, response_model=Run, responses=_UNKNOWN)
 async def create_run(
-    spec: Annotated[RunSpec, Body(openapi_examples=examples.RUN)], key: Writer, parts: Parts, response: Response
+    spec: Annotated[RunSpec, Body(openapi_examples=bodies.RUN)], key: Writer, parts: Parts, response: Response
 ) -> Run:
     """Declare a run; the same id with the same body is safe to repeat, with another body it is 422."""
     run = await parts.engine.create_run(key.team, spec)
@@ -71,7 +71,7 @@ async def heartbeat(run_id: RunId, key: Writer, parts: Parts) -> HeartbeatAnswer
 
 @router.post("/runs/{run_id:segment}/plan", responses=_ENDED)
 async def plan(
-    run_id: RunId, request: Annotated[PlanRequest, Body(openapi_examples=examples.PLAN)], key: Writer, parts: Parts
+    run_id: RunId, request: Annotated[PlanRequest, Body(openapi_examples=bodies.PLAN)], key: Writer, parts: Parts
 ) -> PlanAnswer:
     """Choose which prompts to open within a budget: by expected signal, each with a known chance."""
     async with _timed(parts, "plan"):
@@ -83,7 +83,7 @@ async def plan(
 
 @router.post("/runs/{run_id:segment}/groups/open", response_model=OpenAnswer, responses=_ENDED)
 async def open_groups(
-    run_id: RunId, request: Annotated[OpenRequest, Body(openapi_examples=examples.OPEN)], key: Writer, parts: Parts
+    run_id: RunId, request: Annotated[OpenRequest, Body(openapi_examples=bodies.OPEN)], key: Writer, parts: Parts
 ) -> Response:
     """Open groups: a frozen prior and a first grant each."""
     async with _timed(parts, "open"):
@@ -94,7 +94,7 @@ async def open_groups(
 @router.post("/runs/{run_id:segment}/groups/observe", response_model=ObserveAnswer, responses=_UNKNOWN)
 async def observe_groups(
     run_id: RunId,
-    request: Annotated[ObserveRequest, Body(openapi_examples=examples.OBSERVE)],
+    request: Annotated[ObserveRequest, Body(openapi_examples=bodies.OBSERVE)],
     key: Writer,
     parts: Parts,
 ) -> Response:
@@ -105,7 +105,7 @@ async def observe_groups(
 
 @router.post("/runs/{run_id:segment}/groups/close", response_model=CloseAnswer, responses=_UNKNOWN)
 async def close_groups(
-    run_id: RunId, request: Annotated[CloseRequest, Body(openapi_examples=examples.CLOSE)], key: Writer, parts: Parts
+    run_id: RunId, request: Annotated[CloseRequest, Body(openapi_examples=bodies.CLOSE)], key: Writer, parts: Parts
 ) -> Response:
     """Commit what was used, release the rest, turn outcomes into evidence."""
     async with _timed(parts, "close"):
@@ -113,7 +113,12 @@ async def close_groups(
 
 
 @router.post("/runs/{run_id:segment}/baselines", responses=_UNKNOWN)
-async def baselines(run_id: RunId, request: BaselinesRequest, key: Reader, parts: Parts) -> BaselinesAnswer:
+async def baselines(
+    run_id: RunId,
+    request: Annotated[BaselinesRequest, Body(openapi_examples=bodies.BASELINES)],
+    key: Reader,
+    parts: Parts,
+) -> BaselinesAnswer:
     """Return the last baselines and advantages of groups by id."""
     return await parts.engine.baselines(key.team, run_id, request)
 
@@ -125,14 +130,16 @@ async def get_run(run_id: RunId, key: Reader, parts: Parts) -> Run:
 
 
 @router.patch("/runs/{run_id:segment}", responses=_UNKNOWN)
-async def patch_run(run_id: RunId, patch: RunPatch, key: Writer, parts: Parts) -> Run:
+async def patch_run(
+    run_id: RunId, patch: Annotated[RunPatch, Body(openapi_examples=bodies.PATCH)], key: Writer, parts: Parts
+) -> Run:
     """Change price or limits; lowering a limit below use is legal and stops new grants only."""
     return await patching.patch_run(parts.store, key, run_id, patch)
 
 
 @router.post("/decide")
 async def decide(
-    request: Annotated[DecideRequest, Body(openapi_examples=examples.DECIDE)], _key: Reader, parts: Parts
+    request: Annotated[DecideRequest, Body(openapi_examples=bodies.DECIDE)], _key: Reader, parts: Parts
 ) -> DecideAnswer:
     """Decide without a run and without a ledger; nothing is stored."""
     async with _timed(parts, "decide"):

@@ -42,6 +42,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+Accept = Annotated[str, Header(description="`text/csv` asks for CSV; anything else is answered as JSON.")]
+
+
 class AskedByAdmin(Asked):
     """The same of any team, or of all."""
 
@@ -56,7 +59,7 @@ async def show_usage(
     asked: Annotated[AskedByAdmin, Query()],
     request: Request,
     response: Response,
-    accept: Annotated[str, Header()] = "",
+    accept: Accept = "",
 ) -> UsageAnswer | Response:
     """Return the rollouts of a team, or of all, grouped; as CSV likewise."""
     async with parts.reading() as directory:
@@ -72,7 +75,7 @@ async def usage(
     asked: Annotated[Asked, Query()],
     request: Request,
     response: Response,
-    accept: Annotated[str, Header()] = "",
+    accept: Accept = "",
 ) -> UsageAnswer | Response:
     """Return the team's rollouts, grouped; as CSV with `Accept: text/csv` or `?format=csv`."""
     answer = await parts.engine.usage(key.team, _dimensions(asked.by), asked)
