@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 from rollout_budget.engine.ports import PriorSource
+from services.allocator import dashboard
 from services.allocator.auth import Entrance
 from services.allocator.endpoints import admin, budgets, changes, examples, listing, runs, usage
 from services.allocator.metrics import Metrics
@@ -30,6 +31,7 @@ async def _not_allowed(request: Request, _error: Exception) -> Response:
     """Answer 405 with every method that the path has, not only those of the route that was found first."""
     path = getattr(request.scope.get("route"), "path_format", "")
     methods = sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
+    methods = methods or dashboard.methods(path)
     answer = problems.response(405, "the path has other methods", code="method-not-allowed")
     answer.headers["Allow"] = ", ".join(methods) or "GET"
     return answer
@@ -64,9 +66,10 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
     )
     for router in (runs.router, listing.router, budgets.router, usage.router, changes.router, admin.router):
         app.include_router(router)
+    dashboard.install(app)
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)
-    edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
+    edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry, pages=dashboard.PAGES)
     saturation.install(metrics.registry, settings.admission)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=missing, lines=settings.logs_requests)

@@ -71,6 +71,18 @@ class Door:
             raise Unauthorized("a valid Bearer key is needed")
         return found
 
+    async def holder(self, key_id: str) -> Identity | None:
+        """Return whose key has this id now, None once it has ended; looked up afresh each time."""
+        if key_id == SETTINGS.key_id:
+            return SETTINGS
+        async with self._database.snapshot() as connection:
+            row = await Keyring(connection, self._pepper).holder(key_id)
+        return None if row is None else Identity(team=row.team, scope=row.scope, key_id=row.key_id)
+
+    def seal(self, text: str) -> str:
+        """Return a keyed hash of `text` that nobody else can make; with another pepper or admin key it is another."""
+        return digest(f"{self._admin_digest} {text}", self._pepper)
+
     def recall(self, token: str) -> str | None:
         """Return the team of a key that was good when it was last looked up; asks nobody."""
         hashed = digest(token, self._pepper)

@@ -1,6 +1,7 @@
 """The edge of a service: admission before a body is read or parsed (G13, G17). The rules are `admission`'s.
 
-Everything under `/v1/` passes; health, metrics and the document never wait and are never turned away. A request is let
+Everything under `/v1/` passes, and pages for people where a service has some (`Pages`); health, metrics and the document
+never wait and are never turned away. A request is let
 in by its key alone: one whose key nobody knows is refused here, so nobody without a key has a body read. Owns the clock,
 the futures of those who wait, and the metrics.
 """
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -27,7 +29,7 @@ from services.kit import logs, problems
 from services.kit.admission import Gate, Limited, Limits, Ticket
 
 PREFIX = "/v1/"
-"""Paths that are admitted; all others are operational and cheap."""
+"""Paths that are admitted, beside those of `Pages`; all others are operational and cheap."""
 BODY_TIMEOUT_S = 30.0
 """Longest time from a request's start to the end of its body: 64 MiB at 18 Mbit/s."""
 BODY_PATIENCE_S = 0.5
@@ -53,6 +55,22 @@ class Visitors(Protocol):
             Unauthorized: it is unknown, expired or revoked.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages for people, who show no Bearer key but something of the pages' own.
+
+    Whoever shows nothing good yet is let in at the rate of strangers, to be told where to sign in: such requests have
+    to be cheap, and to bound their bodies themselves.
+
+    Attributes:
+        prefix: beginning of their paths.
+        recall: returns the team that a request's headers stand for, None of a stranger; asks nobody.
+    """
+
+    prefix: str
+    recall: Callable[[Any, Headers], str | None]
 
 
 @asynccontextmanager
@@ -99,8 +117,11 @@ class Counts:
 class Edge:
     """ASGI middleware around everything that reads bodies."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, visitors: Visitors, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, visitors: Visitors, registry: CollectorRegistry, pages: Pages | None = None
+    ) -> None:
         self._app = app
+        self._pages = pages
         self._gate = Gate(limits, time.monotonic())
         self._visitors = visitors
         self._counts = Counts(registry)
@@ -108,11 +129,16 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit a request, or answer it here."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        pages = self._pages_of(scope)
+        if pages is None and not (scope["type"] == "http" and scope["path"].startswith(PREFIX)):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        team = self._visitors.recall(scope["app"], headers)
+        recall = pages.recall if pages else self._visitors.recall
+        team = recall(scope["app"], headers)
+        if team is None and pages:
+            await (self._unknown("page") or self._app)(scope, receive, send)
+            return
         if team is None:
             refused = await self._stranger(scope, headers)
             if isinstance(refused, Response):
@@ -143,12 +169,26 @@ class Edge:
         self._gate.step_in(ticket)
         self._woken([])
 
-    async def _stranger(self, scope: Scope, headers: Headers) -> str | Response:
-        """Look a key up, unless too many unknown ones came; return its team, or the refusal."""
+    def _pages_of(self, scope: Scope) -> Pages | None:
+        """Return the pages that a request is for, if it is for one."""
+        pages = self._pages
+        return pages if pages and scope["type"] == "http" and scope["path"].startswith(pages.prefix) else None
+
+    def _unknown(self, answer: str = "") -> Response | None:
+        """Charge a request that shows no known key; return the refusal if too many came, count it as `answer` if not."""
         limited = self._gate.stranger(time.monotonic())
         if limited is not None:
             self._counts.strangers.labels("limited").inc()
             return _too_many(limited, "of keys that this process has not seen yet")
+        if answer:
+            self._counts.strangers.labels(answer).inc()
+        return None
+
+    async def _stranger(self, scope: Scope, headers: Headers) -> str | Response:
+        """Look a key up, unless too many unknown ones came; return its team, or the refusal."""
+        refused = self._unknown()
+        if refused is not None:
+            return refused
         try:
             team = await self._visitors.identify(scope["app"], headers)
         except RolloutBudgetError as error:
@@ -248,9 +288,11 @@ def bearer(headers: Headers) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def install(app: FastAPI, *, limits: Limits, visitors: Visitors, registry: CollectorRegistry) -> None:
+def install(
+    app: FastAPI, *, limits: Limits, visitors: Visitors, registry: CollectorRegistry, pages: Pages | None = None
+) -> None:
     """Admit this application's requests; what is installed later lies further out."""
-    app.add_middleware(Edge, limits=limits, visitors=visitors, registry=registry)
+    app.add_middleware(Edge, limits=limits, visitors=visitors, registry=registry, pages=pages)
 
 
 def _declared(headers: Headers) -> int | None:

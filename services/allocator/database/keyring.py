@@ -150,6 +150,11 @@ class Keyring:
         query = select(keys.c.team, keys.c.scope, keys.c.key_id, left).where(keys.c.digest == token_digest, _LIVE)
         return (await self._connection.execute(query)).one_or_none()
 
+    async def holder(self, key_id: str) -> Row[Any, Any, Any] | None:
+        """Return team, scope and id of the live key of this id."""
+        query = select(keys.c.team, keys.c.scope, keys.c.key_id).where(keys.c.key_id == key_id, _LIVE)
+        return (await self._connection.execute(query)).one_or_none()
+
     async def _require_open(self, team: str) -> None:
         """Refuse a team that is closed, and keep it from being closed until this transaction ends."""
         query = select(teams.c.team).where(teams.c.team == team).with_for_update(read=True)
