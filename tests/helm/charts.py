@@ -6,6 +6,7 @@ environment and secrets. Tests are skipped, with the reason, where a tool is not
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ from tests.paths import ROOT
 from tests.tools import FETCHED, find_tool
 
 CHART = ROOT / "deploy/helm/rollout-budget"
+SCHEMAS = FETCHED / "kubernetes-schemas"
 NAMESPACE, RELEASE, DATABASE_SECRET = "budgets", "rb", "our-postgres"
 OLDEST, NEWEST = "v1.30.0", "v1.37.0"
 """Versions of Kubernetes whose schemas hold the chart: the oldest that it is for, and the newest known."""
@@ -90,8 +92,13 @@ def template(*values: str, chart: Path = CHART) -> str:
 
 
 def render(*values: str) -> list[Object]:
-    """Return the objects with `values`, anew each time: a test may change them."""
-    return [one for one in yaml.safe_load_all(template(*values)) if one]
+    """Return the objects with `values`, copies each time: a test may change them."""
+    return copy.deepcopy(_parsed(template(*values)))
+
+
+@functools.cache
+def _parsed(manifest: str) -> list[Object]:
+    return [one for one in yaml.load_all(manifest, Loader=yaml.CSafeLoader) if one]
 
 
 def refusal(*values: str) -> str:
@@ -141,22 +148,25 @@ def environment(spec: Object, secrets: Mapping[tuple[str, str], str], folder: Pa
     return {one["name"]: one["value"].replace(mount, str(folder)) for one in part["env"]}
 
 
-@functools.cache
-def _definitions(version: str) -> jsonschema_rs.Registry:
-    folder = FETCHED / "kubernetes-schemas" / f"{version}-local-strict"
-    return jsonschema_rs.Registry(
-        [("https://kubernetes.io/api/_definitions.json", json.loads((folder / "_definitions.json").read_text()))]
-    )
-
-
 def faults(thing: Object, version: str) -> list[str]:
     """Return what Kubernetes' own schema of that version says against an object; skip where there are no schemas."""
-    folder = FETCHED / "kubernetes-schemas" / f"{version}-local-strict"
-    if not (folder.parent / "complete").exists():
+    if not (SCHEMAS / "complete").exists():
         pytest.skip("Kubernetes' schemas are not in .cache/tools: run `make tools`")
-    group, _, number = thing["apiVersion"].rpartition("/")
-    name = "-".join(part for part in (thing["kind"].lower(), group.split(".")[0], number) if part)
-    validator = jsonschema_rs.Draft202012Validator(
-        json.loads((folder / f"{name}.json").read_text()), registry=_definitions(version)
-    )
+    validator = _validator(thing["kind"], thing["apiVersion"], version)
     return [f"{'.'.join(map(str, error.instance_path))}: {error.message}" for error in validator.iter_errors(thing)]
+
+
+@functools.cache
+def _validator(kind: str, api: str, version: str) -> jsonschema_rs.Draft202012Validator:
+    group, _, number = api.rpartition("/")
+    name = "-".join(part for part in (kind.lower(), group.split(".")[0], number) if part)
+    return jsonschema_rs.Draft202012Validator(_schema(version, name), registry=_definitions(version))
+
+
+@functools.cache
+def _definitions(version: str) -> jsonschema_rs.Registry:
+    return jsonschema_rs.Registry([("https://kubernetes.io/api/_definitions.json", _schema(version, "_definitions"))])
+
+
+def _schema(version: str, name: str) -> Any:
+    return json.loads((SCHEMAS / f"{version}-local-strict" / f"{name}.json").read_text())
