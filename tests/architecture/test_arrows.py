@@ -22,14 +22,19 @@ HEAVY = (
     "torch", "transformers", "vllm", "fastapi", "starlette", "uvicorn", "sqlalchemy", "sqlite3", "psycopg", "aiosqlite",
     "alembic", "prometheus_client", "structlog", "scipy", "sklearn",
 )  # fmt: skip
-"""No file of `rollout_budget` may import these, not even inside a function."""
+"""No file of `rollout_budget` may import these, not even inside a function, but for `BRIDGES`."""
+BRIDGES = ("rollout_budget.integrations", "rollout_budget.replay.formats")
+"""Where another trainer's package, or the library that its logs were written with, is the subject."""
 
 
 def forbidden_to(source: Source) -> list[str]:
     """The packages that a file must not import."""
     rooms = [packages for room, packages in FORBIDDEN.items() if within(source.name, room)]
-    heavy = HEAVY if within(source.name, "rollout_budget") else ()
-    return [*(package for packages in rooms for package in packages), *heavy]
+    core = within(source.name, "rollout_budget")
+    bridge = any(within(source.name, room) for room in BRIDGES)
+    heavy = HEAVY if core and not bridge else ()
+    asked_for = ("rollout_budget.integrations",) if core and not within(source.name, BRIDGES[0]) else ()
+    return [*asked_for, *(package for packages in rooms for package in packages), *heavy]
 
 
 def test_arrows_point_one_way() -> None:
