@@ -37,9 +37,13 @@ COMMANDS = (
 FAILURES = (Usage, ValidationError, RolloutBudgetError, Failed, Unkept, OSError, KeyboardInterrupt)
 """What ends a command with one line; anything else is a fault of ours and shows its traceback."""
 
-_ABOUT = """Budgets of rollouts: what a team has left, and what an admin does about teams, limits and keys."""
+_ABOUT = (
+    """Budgets of rollouts: both services in one terminal, what teams have left, decisions, and what an admin does."""
+)
 _EPILOG = """\
 examples:
+  rollout-budget up --demo
+  rollout-budget doctor
   export ROLLOUT_BUDGET_URL=https://allocator.example ROLLOUT_BUDGET_KEY="$(cat team.key)"
   rollout-budget status
   rollout-budget admin teams list --key-file admin.key

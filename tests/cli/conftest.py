@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import Field, SecretStr, TypeAdapter
 
+from rollout_budget.cli.events import Away, Ended, Ready, Said
+from rollout_budget.cli.live.sampling import Snapshot
 from rollout_budget.cli.main import main
 from services.allocator.app import create_app
 from services.allocator.settings import Settings
@@ -32,6 +34,13 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+Event = Ready | Snapshot | Away | Said | Ended
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def event(line: str) -> Event:
+    """Read a line of a command that goes on, of whatever kind it says it is."""
+    return _EVENTS.validate_json(line)
 
 
 @pytest.fixture

@@ -13,11 +13,15 @@ import pytest
 from pydantic import Field
 
 from rollout_budget.cli import limits
+from rollout_budget.cli.completion import Script
+from rollout_budget.cli.doctor.report import Report
+from rollout_budget.cli.live.sampling import Snapshot
 from rollout_budget.cli.main import parser
 from rollout_budget.cli.parsing import Parser
 from rollout_budget.wire import (
     BudgetView,
     ChangesAnswer,
+    DecideAnswer,
     EntriesAnswer,
     Key,
     KeysAnswer,
@@ -53,7 +57,17 @@ JSON_COMMANDS: list[tuple[type[Wire], list[str]]] = [
     (RunsAnswer, ["runs", "--status", "running"]),
     (EntriesAnswer, ["entries", "--kind", "overage"]),
     (ChangesAnswer, ["changes"]),
+    (Snapshot, ["top", "--once"]),
+    (DecideAnswer, ["decide", "GROUPS"]),
+    (Report, ["doctor"]),
+    (Script, ["completion", "zsh"]),
 ]
+ELSEWHERE = {
+    ("up",): "tests/cli/test_up.py",
+    ("demo",): "tests/cli/test_demo.py",
+    ("replay",): "tests/replay/test_command.py",
+}
+"""Commands whose JSON other tests read: those that go on print a line for each event."""
 NEW = "--limit-of-tomorrow"
 
 
@@ -67,15 +81,19 @@ def leaves(one: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 
 def test_json_of_every_command_is_its_wire_type(service: Path, command: Command) -> None:
-    """And the list of this file names every command."""
-    key_id = ""
+    """And the lists of this file name every command."""
+    places = {"GROUPS": str(service / "groups.json"), "KEY": ""}
+    Path(places["GROUPS"]).write_text('[{"group_id": "a", "outcomes": [1, 0]}]')
     for kind, words in JSON_COMMANDS:
-        printed = command(*[key_id if word == "KEY" else word for word in words], "--json").out
+        printed = command(*[places.get(word, word) for word in words], "--json").out
         answer = kind.model_validate_json(printed)
         assert answer.model_dump_json(indent=2) + "\n" == printed
-        key_id = getattr(answer, "key_id", key_id)
-    runnable = {path for path, one in leaves(parser()).items() if one.get_default("run")}
-    assert {path for path in runnable for _, words in JSON_COMMANDS if path == tuple(words[: len(path)])} == runnable
+        places["KEY"] = getattr(answer, "key_id", places["KEY"])
+    runnable = {path: one for path, one in leaves(parser()).items() if one.get_default("run")}
+    named = {path for path in runnable for _, words in JSON_COMMANDS if path == tuple(words[: len(path)])}
+    assert named | set(ELSEWHERE) == set(runnable)
+    assert all('"--json"' in (ROOT / file).read_text() for file in ELSEWHERE.values())
+    assert all("--json" in one._option_string_actions for one in runnable.values())
 
 
 def test_every_level_teaches_with_an_example(command: Command) -> None:

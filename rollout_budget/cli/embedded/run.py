@@ -51,10 +51,13 @@ def up(plan: Plan, interval_s: float, *, as_json: bool, live: bool) -> None:
 
 def places(ready: Ready) -> list[str]:
     """Return where everything is, in lines that can be copied."""
-    lines = [f"allocator  {ready.allocator_url}   admin key {_near(ready.admin_key_file)}"]
-    lines += [f"prior      {ready.prior_url}   its key {_near(ready.prior_key_file or '')}"] if ready.prior_url else []
-    logs = Path(ready.allocator_log).parent
-    return [*lines, f"team key   {_near(ready.team_key_file)}   logs {_near(str(logs))}"]
+    prior = f"   prior service {ready.prior_url}" if ready.prior_url else ""
+    return [
+        f"allocator {ready.allocator_url}{prior}",
+        f"admin key {_near(ready.admin_key_file)}",
+        f"team key  {_near(ready.team_key_file)}",
+        f"logs      {_near(str(Path(ready.allocator_log).parent))}",
+    ]
 
 
 def _show(ready: Ready, stack: Stack, signals: Signals, interval_s: float, *, as_json: bool, live: bool) -> None:

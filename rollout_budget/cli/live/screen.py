@@ -13,8 +13,8 @@ BAR = 10
 """Cells of the bar of a limit: 10% each."""
 NEAR, OVER = 0.8, 1.0
 """Shares of a limit from which on its line stands out: `warn_at`'s default, and its end."""
-LEAST_RUNS = 3
-"""Rows that runs have at least, however many teams there are."""
+AROUND = 7
+"""Lines of a body that are no row: totals, two blanks, two headers, two counts of what is left out."""
 WITH_POLICY = 100
 """Columns from which on runs say their policy: below, names of runs need the room."""
 NARROW = 8
@@ -100,7 +100,8 @@ def _body(snapshot: Snapshot, view: View, columns: int, rows: int) -> list[Line]
     order = SORTS[view.sort]
     teams = sorted(sorted(snapshot.teams, key=lambda one: one.team), key=order)
     runs = sorted(sorted(snapshot.runs, key=lambda one: (one.team, one.run)), key=order)
-    for_teams = max(min(len(teams), rows - LEAST_RUNS - 5), 1)
+    room = rows - AROUND
+    for_teams = min(len(teams), max(room // 2, room - len(runs), 1))  # half of it, more where runs need less
     found: list[Line] = [("", _joined(summary(snapshot.totals), columns)), ("", "")]
     found += _teams(teams[:for_teams], len(teams) - for_teams + snapshot.teams_left_out, columns)
     found.append(("", ""))
