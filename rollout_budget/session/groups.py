@@ -150,10 +150,15 @@ class Group:
         return ObserveGroup(group_id=self.id, attempt=self.attempt, outcomes=list(self.outcomes), **shaped)
 
     def heard(self, decision: Decision) -> None:
-        """Take an answer of `observe`."""
+        """Take an answer of `observe`.
+
+        What it asks for are first those rollouts that were granted before and have no outcome; those of them that were
+        drawn and lost are not drawn again, since nothing is held for them.
+        """
         self.decision = decision
-        self.want = decision.more if decision.action == "more" else 0
-        self.granted += self.want
+        more = decision.more if decision.action == "more" else 0
+        self.granted = max(self.granted, self.size + more)
+        self.want = max(0, min(more, self.granted - self.used))
 
     def settlement(self) -> CloseGroup:
         """Return what was drawn in all, as `close` takes it."""

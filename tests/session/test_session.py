@@ -99,10 +99,13 @@ def test_a_group_that_nothing_is_added_to_ends_the_waves() -> None:
 
 
 def test_rollouts_without_an_outcome_are_charged_and_teach_nothing(service: dict[str, str]) -> None:
-    """Two of the first wave of four cannot be verified: the ledger has four, the decision two."""
+    """Two of the first wave of four cannot be verified: they are not drawn again beyond what is granted."""
     with rb.Session("unverified", policy="m", k_init=4, k_max=4, **service) as session:
         (group,) = session.open(PROMPTS[:1], version=0)
         group.add([1.0, 0.0], lost=2)
+        assert session.observe([group]) == []
+        assert group.decision is not None
+        assert group.decision.more > 0
         session.close([group])
         figures = session.metrics()
     with rb.SyncAllocatorClient(service["url"], service["key"]) as client:

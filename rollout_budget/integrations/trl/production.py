@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
@@ -51,6 +52,7 @@ class Production:
         self._open: list[Drawing] = []
         self._last: RolloutSample | None = None
         self._told: dict[str, float] = {}
+        self._delivered = self._groups = 0
 
     async def run(self, completions: Completions) -> None:
         """Draw.
@@ -61,7 +63,7 @@ class Production:
         async with self._session, completions as vllm, asyncio.TaskGroup() as batches:
             granted_at = time.monotonic()
             for rows in self._source.batches():
-                await self._until(lambda: self._under_way() < self.ahead)
+                await self._until(partial(self._room, len(rows)))
                 drawings = await self._opened(rows)
                 if any(one.group.want for one in drawings):
                     granted_at = time.monotonic()
@@ -81,8 +83,11 @@ class Production:
         self._told = totals
         self.metrics.put(figures | added)
 
-    def _under_way(self) -> int:
-        return self.samples.qsize() + sum(max(one.group.granted, one.group.used) for one in self._open)
+    def _room(self, prompts: int) -> bool:
+        """Whether that many more prompts can be drawn and learned from before they are stale, at the usual group size."""
+        usual = self._delivered / self._groups if self._groups else self._session.spec.k_max
+        under_way = self.samples.qsize() + sum(max(one.group.granted, usual) for one in self._open)
+        return under_way == 0 or under_way + prompts * usual <= self.ahead
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -122,6 +127,7 @@ class Production:
         for drawing in drawings:
             if drawing in self._open:
                 self._open.remove(drawing)
+                self._groups, self._delivered = self._groups + 1, self._delivered + drawing.group.used
                 for sample in drawing.samples(self._rewarding.names):
                     self._last = replace(sample, enqueued_at=time.time())
                     self.samples.put(self._last)
