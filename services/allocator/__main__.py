@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -60,7 +61,7 @@ def _serve(settings: Settings) -> None:
     except Unreachable as error:
         if embedded:
             raise
-        sys.stderr.write(f"services.allocator: {error}; not ready until there is one\n")
+        structlog.get_logger(__name__).warning(f"{error}; not ready until there is one")
     app = create_app(settings)
     with alone(settings.url):
         serve.run(app, host=settings.host, port=settings.port, balanced=not embedded, key_files=key_files)

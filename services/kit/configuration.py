@@ -21,7 +21,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.kit.admission import Limits
 
-
 FILE = "_FILE"
 """End of the variable that names a secret's file, as the official images of databases and dashboards have it."""
 
@@ -44,15 +43,14 @@ class ServiceSettings(BaseSettings):
         files = {prefix + name.upper() + FILE: name for name, field in cls.model_fields.items() if _is_secret(field)}
         known = {prefix + name.upper() for name in cls.model_fields}.union(files)
         given = {name.upper(): name for name in sorted(os.environ) if name.upper().startswith(prefix)}
-        for name in given:
+        for name, spelt in given.items():
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(f"{given[name]} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+                raise ValueError(f"{spelt} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
         for name in given.keys() & files.keys():
             if name.removesuffix(FILE) in given:
                 raise ValueError(f"{name.removesuffix(FILE)} and {name} are both set; keep one of them")
         return {**{files[name]: _from_file(cls, files[name], given[name]) for name in given if name in files}, **data}
-
 
     def with_password(self, url: str) -> str:
         """Return a database URL with `database_password` in it, where there is one.
@@ -162,7 +160,9 @@ def _from_file(settings: type[ServiceSettings], field: str, variable: str) -> An
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text file"
-        raise ValueError(f"{variable} names {path!r}: {reason}; write the secret there, readable by this user") from None
+        raise ValueError(
+            f"{variable} names {path!r}: {reason}; write the secret there, readable by this user"
+        ) from None
     if not text:
         raise ValueError(f"{variable} names {path!r}, which is empty; write the secret there")
     kind = get_origin(settings.model_fields[field].annotation)
