@@ -4,35 +4,39 @@
 # A digest pins more than a tag: --build-arg PYTHON=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
-FROM ${PYTHON} AS sources
+FROM ${PYTHON} AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN python -m venv --without-pip /app
 
-# Dependencies, made anew only when these files change; headers and tests of libraries are no use to a service.
-FROM sources AS dependencies-cpu
+# PyTorch in a layer that no change of the project touches; its headers and tests are no use to a service.
+FROM base AS torch-cpu
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
-RUN python -m venv --without-pip /app \
-    && (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
+RUN (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
         || python -m pip --python /app/bin/python install --extra-index-url "$CPU_WHEELS" 'torch==2.13.0+cpu') \
-    && python -m pip --python /app/bin/python install -c constraints.txt '.[prior]' \
-    && python -m pip --python /app/bin/python uninstall -y rollout-budget \
-    && find /app -type d -name tests -prune -exec rm -rf {} + \
-    && rm -rf /app/lib/python3*/site-packages/torch/include /app/lib/python3*/site-packages/torch/share \
-        /app/lib/python3*/site-packages/torch/test /app/lib/python3*/site-packages/torch/bin/test_*
+    && cd /app/lib/python3*/site-packages/torch && rm -rf include share test bin/test_*
 
-FROM sources AS dependencies-gpu
-RUN python -m venv --without-pip /app \
-    && python -m pip --python /app/bin/python install 'torch==2.13.0' \
-    && python -m pip --python /app/bin/python install -c constraints.txt '.[prior,prior-tabicl]' \
+FROM base AS torch-gpu
+RUN python -m pip --python /app/bin/python install 'torch==2.13.0'
+
+# What else is depended on, made anew only when these files change.
+FROM torch-cpu AS dependencies-cpu
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN python -m pip --python /app/bin/python install -c constraints.txt '.[prior]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
-FROM sources AS own
+FROM torch-gpu AS dependencies-gpu
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN python -m pip --python /app/bin/python install -c constraints.txt '.[prior,prior-tabicl]' \
+    && python -m pip --python /app/bin/python uninstall -y rollout-budget \
+    && find /app -type d -name tests -prune -exec rm -rf {} +
+
+FROM base AS own
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY rollout_budget rollout_budget
 COPY services services
-RUN python -m venv --without-pip /app \
-    && python -m pip --python /app/bin/python install --no-deps --prefix=/own .
+RUN python -m pip --python /app/bin/python install --no-deps --prefix=/own .
 
 FROM ${PYTHON} AS service
 USER 10001:10001

@@ -1,5 +1,6 @@
 # Starts PostgreSQL as the user of the container; a cluster is made on the first start, as the official entry point does.
 set -euo pipefail
+mkdir -p /var/run/postgresql
 data=/var/lib/postgresql/data
 if [[ ! -s $data/PG_VERSION ]]; then
   initdb -D "$data" -U "$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth-host=scram-sha-256 --auth-local=trust
