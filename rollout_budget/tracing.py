@@ -9,9 +9,11 @@ carry ids, counts and route templates; never a prompt, an outcome or a key.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
@@ -21,6 +23,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 """Either turns tracing on: what to do with spans is said by where they go."""
 PROTOCOL = "http/protobuf"
 """The one protocol of OTLP that is spoken here; the other takes gRPC."""
+STOP_S = 3.0
+"""Longest wait for a collector at the end: traces are worth less than a quick restart."""
 Kind = Literal["client", "server", "internal"]
 
 _log = logging.getLogger("rollout_budget.tracing")
@@ -150,15 +154,29 @@ def start(service: str) -> bool:
         _log.warning("%s; pip install 'rollout-budget[otel]', or unset it", what)
         return False
     _tracer = _provider.get_tracer("rollout_budget")
+    atexit.register(stop)
     return True
 
 
 def stop() -> None:
-    """Export what is left and turn tracing off; does nothing where it is off."""
+    """Export what is left, for at most `STOP_S`, and turn tracing off; does nothing where it is off."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider is not None:
-        provider.shutdown()
+        last = threading.Thread(target=provider.shutdown, daemon=True)
+        last.start()
+        last.join(STOP_S)
+
+
+@contextmanager
+def on(service: str) -> Iterator[None]:
+    """Trace this block, where the environment asks for it, and export what is left at its end."""
+    ours = _tracer is None and start(service)
+    try:
+        yield
+    finally:
+        if ours:
+            stop()
 
 
 def trace_id() -> str:
@@ -178,7 +196,8 @@ def _exporting(service: str) -> Any:
     batches = importlib.import_module("opentelemetry.sdk.trace.export")
     resources = importlib.import_module("opentelemetry.sdk.resources")
     named = os.environ.get("OTEL_SERVICE_NAME") or service
-    provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": named}))
+    resource = resources.Resource.create({"service.name": named})
+    provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)  # `stop` has a bound, the SDK's own none
     provider.add_span_processor(batches.BatchSpanProcessor(exporting.OTLPSpanExporter()))
     return provider
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
+from rollout_budget import tracing
 from trainer.config import Config
 from trainer.errors import StorageFailed
 from trainer.learner import checkpoint
@@ -56,7 +57,7 @@ def run_training(config: Config, *, on_event: Listener | None = None, connect: C
         if not where.leads:
             follow(learner, where)
             return None
-        with _disk(directory, directory.name), lead(learner, where) as team:
+        with _disk(directory, directory.name), lead(learner, where) as team, tracing.on("rollout-budget-trainer"):
             others = [] if on_event is None else [on_event]
             next_start(directory)
             return asyncio.run(_run(Run(config, directory, learner, team), others, connect))

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from rollout_budget import tracing
 from rollout_budget.client import requests
 from rollout_budget.client.base import Allocator
 from rollout_budget.wire import (
@@ -96,7 +97,8 @@ class Collector:
         if len({problem.key for problem in problems}) < len(problems):
             raise ValueError("a step holds each problem once: two keys are equal")
         where = _Where(step, version, attempt, plan_id)
-        return await _Call(self, where, enough, journal).run(problems)
+        with tracing.span("internal", "collect rollouts", rollout_budget__step=step):
+            return await _Call(self, where, enough, journal).run(problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,6 @@ NOTICE_S = 5.0
 """Time between `/readyz` turning false and the sockets closing, for balancers that probe every few seconds (G21)."""
 DRAIN_S = 20
 """Longest wait for requests in flight after that: twice the client's default deadline; both fit into 30 s."""
-TRACES_S = 3.0
-"""Longest wait for a collector of traces at the end: they are worth less than a quick restart."""
-
 COLLECT_AFTER = (50_000, 20, 20)
 """New objects before cycles are looked for, and how often older ones are looked at again. A batch of 512 groups makes some
 ten thousand objects that all end with it: at Python's own thresholds an observe of them took 85 ms of CPU at the median,
@@ -75,7 +72,7 @@ class Server(uvicorn.Server):
         self._app.state.draining = True
         await asyncio.sleep(self._notice_s)
         await super().shutdown(sockets)
-        await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(tracing.stop))}, timeout=TRACES_S)
+        await asyncio.to_thread(tracing.stop)
 
 
 def run(app: FastAPI, *, host: str, port: int, balanced: bool, key_files: Sequence[Path] = ()) -> None:

