@@ -22,6 +22,8 @@ def served(app: FastAPI, *, port: int = 0) -> Iterator[str]:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:  # whatever the test met: its thread would keep the interpreter from ending
+            server.should_exit = True
+            thread.join()

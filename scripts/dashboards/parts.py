@@ -103,9 +103,10 @@ def learned(gauge: str) -> str:
 
 
 def quantile(share: float, histogram: str, labels: str, by: str) -> str:
-    """Return a quantile of a histogram of seconds over the window."""
+    """Return a quantile of a histogram of seconds over the window; nothing where nothing happened, which is no number."""
     le = "le" if not by else f"le, {by}"
-    return f"histogram_quantile({share}, sum by ({le}) (rate({PREFIX}{histogram}_bucket{{{labels}}}[$window])))"
+    rates = f"sum by ({le}) (rate({PREFIX}{histogram}_bucket{{{labels}}}[$window]))"
+    return f"histogram_quantile({share}, {rates}) >= 0"
 
 
 def figure(view: View, *, steps: Steps = ((None, GREEN),), decimals: int | None = None) -> stat.Panel:

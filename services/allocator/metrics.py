@@ -10,7 +10,8 @@ scale, but for price and worth, which are on the run's outcome scale.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
@@ -25,6 +26,8 @@ from services.allocator.database.store import SqlTransaction
 
 MAX_RUNS = 200
 """Runs with labels of their own: 70 series each stay well under what one scrape should carry."""
+IDLE_S = 3600.0
+"""Time without any count after which a run's labels may go to another: long against the pause between two scrapes."""
 LEDGER_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """From one statement on a local file to the longest wait for a lock."""
 
@@ -46,21 +49,39 @@ _BY_POLICY = ("team", "run", "policy")
 
 
 class Labels:
-    """Hands out (team, run) labels; the first `most` pairs get their own."""
+    """Hands out (team, run) labels to `most` pairs at a time.
 
-    def __init__(self, most: int = MAX_RUNS) -> None:
-        self._most = most
-        self._known: set[tuple[str, str]] = set()
+    A pair that was asked for last, `idle_s` ago or more, makes room for a new one, so that a service that lives long has
+    labels for the runs of today. `dropped` is told, and takes its series away.
+    """
+
+    def __init__(
+        self,
+        most: int = MAX_RUNS,
+        *,
+        idle_s: float = IDLE_S,
+        dropped: Callable[[str, str], None] = lambda _team, _run: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most, self._idle_s, self._dropped, self._clock = most, idle_s, dropped, clock
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def of(self, team: str, run: str) -> tuple[str, str]:
-        """Return the labels of a run; `other` for both once there are too many."""
-        pair = (team, run)
-        if pair in self._known:
-            return pair
-        if len(self._known) >= self._most:
+        """Return the labels of a run; `other` for both while there are too many."""
+        pair, now = (team, run), self._clock()
+        if pair not in self._known and len(self._known) >= self._most and not self._made_room(now):
             return (OTHER, OTHER)
-        self._known.add(pair)
+        self._known[pair] = now
+        self._known.move_to_end(pair)
         return pair
+
+    def _made_room(self, now: float) -> bool:
+        oldest, last = next(iter(self._known.items()))
+        if now - last < self._idle_s:
+            return False
+        del self._known[oldest]
+        self._dropped(*oldest)
+        return True
 
 
 class Metrics:
@@ -68,7 +89,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._labels = Labels()
+        self._labels = Labels(dropped=self._forget)
         self._teams = Labels()
         prefix = "rollout_budget_"
 
@@ -137,7 +158,7 @@ class Metrics:
         for lock, took_s in (*transaction.waits, *transaction.ledger.waits):
             self._waits.labels(lock).observe(took_s)
         for team, run, count in transaction.opened:
-            self.opened.labels(*self._labels.of(team, run)).inc(count)
+            self._opened(count, self._labels.of(team, run))
         for team, run, group in transaction.closed:
             self._closed(group, self._labels.of(team, run))
         for entry in transaction.ledger.record:
@@ -149,7 +170,7 @@ class Metrics:
         """Count one entry of the ledger."""
         labels = self._labels.of(entry.account.team, entry.account.run)
         if entry.kind == "close":
-            self.groups.labels(*labels).inc()
+            self.groups.labels(*labels).inc(entry.reference > 0)
             self.saved.labels(*labels).inc(entry.reference)
             return
         self.rollouts.labels(*labels, KINDS[entry.kind]).inc(entry.rollouts)
@@ -186,6 +207,24 @@ class Metrics:
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(f"rollout_budget_{name}", text, (label,), registry=self.registry, buckets=LEDGER_BUCKETS_S)
 
+    def _forget(self, team: str, run: str) -> None:
+        """Take away the series of a run."""
+        of_run: tuple[Counter | Gauge | Summary, ...] = (
+            self.extra, self.saved, self.groups, self.opened, self.extended, self.undecided, self.prior_weight,
+            self.last_worth, self.price, self.squared_error, self.explained_variance, self.strength, self.rejected,
+            self.calibration,
+        )  # fmt: skip
+        for metric in of_run:
+            metric.remove(team, run)
+        for kind in KINDS.values():
+            self.rollouts.remove(team, run, kind)
+
+    def _opened(self, count: int, labels: tuple[str, str]) -> None:
+        """Count groups opened; what they may come to begins at 0, as a rate does not see what a series begins with."""
+        for later in (self.groups, self.extended, self.undecided, self.extra):
+            later.labels(*labels)
+        self.opened.labels(*labels).inc(count)
+
     def _closed(self, group: GroupRecord, labels: tuple[str, str]) -> None:
         """Count a group that was closed now."""
         decision, closed = group.decision, group.closed
@@ -193,7 +232,6 @@ class Metrics:
         if decision is None:
             self.undecided.labels(*labels).inc(closed is not None and closed.committed + closed.overage > 0)
             return
-        self.undecided.labels(*labels).inc(0)  # so that the share is 0, not unknown
         self.stops.labels(decision.reason).inc()
         self.prior_weight.labels(*labels).observe(1.0 - decision.weight)
         worth = worth_of_last(decision)
@@ -245,8 +283,8 @@ class Ledger:
         for labels, counts in _bounded(found).items():
             self._booked(labels, counts)
             spec = found.specs.get(labels[:2])
-            if spec is not None:
-                self._info.labels(*labels, spec.estimator, spec.stopping).set(1)
+            rules = ("", "") if spec is None else (spec.estimator, spec.stopping)
+            self._info.labels(*labels, *rules).set(1)
         for one in found.limits:
             self._limit.labels(*one.place, one.name).set(one.limit)
             self._used.labels(*one.place, one.name).set(one.used)
