@@ -40,6 +40,7 @@ class Page:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
+        self._loads = 0
         self.requested: list[str] = []
         self.said: list[str] = []
         """Errors and warnings of the console, a refused script or style among them."""
@@ -61,6 +62,13 @@ class Page:
         """Go to an address; return once the page has loaded."""
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def reload(self) -> None:
+        """Load the page anew; return once the browser says that it has. Needs no script in the page."""
+        before = self._loads
+        self.call("Page.reload")
+        while self._loads == before:
+            self._next()
 
     def value(self, expression: str) -> Any:
         """Return what a JavaScript expression is, as JSON."""
@@ -97,7 +105,7 @@ class Page:
         """Type a text where the focus is."""
         self.call("Input.insertText", text=text)
 
-    def look(self, *, width: int, height: int, scheme: str = "light", scale: float = 1.0) -> None:
+    def look(self, width: int, height: int, *, scheme: str = "light", scale: float = 1.0) -> None:
         """Set the window's size, in CSS pixels, its pixels per CSS pixel, and the colours that its owner prefers."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
@@ -113,6 +121,7 @@ class Page:
     def _next(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self._socket.recv(timeout=WAIT_S))
         params = message.get("params", {})
+        self._loads += message.get("method") == "Page.loadEventFired"
         if message.get("method") == "Network.requestWillBeSent":
             self.requested.append(params["request"]["url"])
         if message.get("method") == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:

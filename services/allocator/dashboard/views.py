@@ -91,6 +91,7 @@ class RunLine:
     groups: str
     extended: str
     prior_weight: str
+    undecided: str
     rejected: str
     explained: str
     fallback: str
@@ -168,7 +169,7 @@ def board(picture: Picture, counters: Counters) -> Board:
         at=words.clock(picture.now),
         iso=datetime.fromtimestamp(picture.now, UTC).isoformat(timespec="seconds"),
         service=_service(picture, counters),
-        budgets=[_budget(account, picture.now) for account in picture.accounts],
+        budgets=sorted((_budget(account, picture.now) for account in picture.accounts), key=lambda one: not one.used),
         runs=runs,
         run_counts=f"{words.count(picture.running)} running, {words.count(picture.finished)} finished",
         more_runs=picture.running + picture.finished - len(runs),
@@ -275,7 +276,7 @@ def _rate(pace: Rate) -> str:
     if not pace.rollouts:
         return "nothing was drawn in the last hour"
     per_hour = words.short(pace.rollouts * 3_600)
-    return f"{per_hour} rollouts an hour, by the last {words.span(pace.over_s)}"
+    return f"{per_hour} rollouts an hour, as in the last {words.span(pace.over_s)}"
 
 
 def _run(use: RunUse, closed: Sequence[ClosedOf]) -> RunLine:
@@ -305,6 +306,7 @@ def _run(use: RunUse, closed: Sequence[ClosedOf]) -> RunLine:
         groups=words.count(len(records)),
         extended=words.share(len(extended), len(records)),
         prior_weight=words.percent(sum(weights) / len(weights)) if weights else words.NONE,
+        undecided="" if len(weights) == len(records) else words.count(len(records) - len(weights)),
         rejected=words.percent(run.prior.rejected_share),
         explained=words.percent(run.prior.explained_variance),
         fallback=words.share(sum(bool(record.degraded) for record in records), len(records)),

@@ -82,11 +82,14 @@ PAGES = Pages(PREFIX, recall)
 
 
 def from_elsewhere(headers: Headers) -> bool:
-    """Whether a form was sent by a page of another site. Browsers say so in these headers, and scripts cannot set them."""
-    site = headers.get("sec-fetch-site", "same-origin")
-    origin = headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
-    return foreign or site not in {"same-origin", "none"}
+    """Whether a form was sent by a page of another site. Browsers say so in these headers, and scripts cannot set them.
+
+    Where a browser tells the site, that decides: a proxy may have changed the host. By plain HTTP it tells the origin only.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
 
 
 def _session(door: Door, headers: Headers) -> Session | None:

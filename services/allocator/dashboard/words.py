@@ -9,7 +9,9 @@ THIN = "\N{NARROW NO-BREAK SPACE}"
 """Between a figure and its unit: they stay on one line."""
 NONE = "\N{EN DASH}"
 """In place of a figure that is not known yet."""
-_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
+_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+PLAIN_BELOW = 1e4
+"""Counts below it are written out."""
 
 
 def count(value: float) -> str:
@@ -18,12 +20,13 @@ def count(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """Return a count of up to four digits as it is, of more as `12.3 M`."""
-    for scale, letter in _SCALES:
-        if abs(value) >= scale:
-            step = 1e3 if letter == "k" else scale
-            return f"{value / step:,.3g}{THIN}{letter}".replace("-", "\N{MINUS SIGN}")
-    return count(value)
+    """Return a count of up to four digits as it is, of more in three digits, as `12.3 M`."""
+    if abs(value) < PLAIN_BELOW:
+        return count(value)
+    step, letter = next((step, letter) for step, letter in _SCALES if abs(value) >= 0.9995 * step)
+    scaled = abs(value) / step
+    decimals = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+    return f"{value / step:,.{decimals}f}{THIN}{letter}".replace("-", "\N{MINUS SIGN}")
 
 
 def hours(seconds: float) -> str:
