@@ -17,15 +17,13 @@ from services.allocator.app import create_app
 from services.allocator.settings import Settings
 from tests.paths import ROOT
 from tests.served import served
+from tests.snippets import blocks
 from trainer.servers import free_port
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(language: str, number: int = 0) -> str:
     """Return the text of a fenced block."""
-    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    return blocks[number]
+    return [text for spoken, text in blocks(ROOT / "README.md") if spoken == language][number]
 
 
 def test_the_python_session_runs() -> None:

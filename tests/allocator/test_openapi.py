@@ -94,7 +94,7 @@ async def test_every_example_of_a_body_is_accepted_in_its_order(allocator: Runni
 
 async def test_the_examples_are_what_the_service_answers(allocator: Running) -> None:
     """A fresh allocator answers the story's requests as its examples say, but for clocks, ids and rounding."""
-    key = {}
+    key: dict[str, str] = {}
 
     async def same(method: str, path: str, request: Any, expected: Any) -> dict[str, Any]:
         headers = {**(key or allocator.admin), "Idempotency-Key": "story"}

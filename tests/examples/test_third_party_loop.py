@@ -1,0 +1,98 @@
+"""The example of a trainer of one's own, against both services as processes: it learns, and a dead allocator is no end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.paths import ROOT
+from tests.ports import free_port
+
+pytestmark = pytest.mark.services
+EXAMPLE = ROOT / "examples" / "third_party_loop.py"
+MOST_LINES = 60
+LINE = re.compile(r"step (\d+): accuracy (\d\.\d+), (\d+) rollouts( alone)?\n")
+START_TIMEOUT_S = 120.0
+KILLED_AFTER, ALONE_STEPS, SUMS = 10, 2, 25
+
+
+@contextmanager
+def process(module: str, *arguments: str, port: int, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a service until it is ready and as long as the block lasts; it may be killed before."""
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.PIPE) as service:
+        try:
+            ends = time.monotonic() + START_TIMEOUT_S
+            while not ready(port):
+                assert service.poll() is None
+                assert time.monotonic() < ends
+                time.sleep(0.05)
+            yield service
+        finally:
+            service.kill()
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_is_small() -> None:
+    """A page, so that it can be read as a whole."""
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.timeout(180)
+def test_it_learns_and_survives_the_allocators_death(tmp_path: Path) -> None:
+    """The allocator is killed in the middle and comes back; accuracy rises, and the ledger has every rollout drawn."""
+    prior_port, port = free_port(), free_port()
+    folder = tmp_path / "allocator"
+    prior = {"ROLLOUT_BUDGET_PRIOR_DATA": str(tmp_path / "prior"), "ROLLOUT_BUDGET_PRIOR_PORT": str(prior_port)}
+    serve = ("services.allocator", "serve", "--data", str(folder), "--port", str(port))
+    with process("services.prior_api", port=prior_port, **prior):
+        settings = {
+            "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_URL": f"http://127.0.0.1:{prior_port}",
+            "ROLLOUT_BUDGET_ALLOCATOR_PRIOR_KEY": (tmp_path / "prior" / "prior.key").read_text().strip(),
+        }
+        with process(*serve, port=port, **settings) as allocator:
+            key = (folder / "team.key").read_text().strip()
+            url = f"http://127.0.0.1:{port}"
+            known = {"ROLLOUT_BUDGET_URL": url, "ROLLOUT_BUDGET_KEY": key, "PYTHONUNBUFFERED": "1"}
+            trainer = subprocess.Popen(
+                [sys.executable, str(EXAMPLE)], env={**os.environ, **known}, stdout=subprocess.PIPE, text=True
+            )
+            assert trainer.stdout is not None
+            steps = [step(trainer.stdout.readline()) for _ in range(KILLED_AFTER)]
+            allocator.kill()
+        while sum(alone for _, _, alone in steps) < ALONE_STEPS:
+            steps.append(step(trainer.stdout.readline()))
+        with process(*serve, port=port, **settings), trainer:
+            steps += [step(line) for line in trainer.stdout]
+            headers = {"Authorization": f"Bearer {key}"}
+            usage = httpx.get(f"{url}/v1/budget", headers=headers).json()["usage"]
+    assert trainer.returncode == 0
+    assert not any(alone for _, _, alone in steps[:KILLED_AFTER])
+    assert not steps[-1][2], "it came back to the allocator"
+    assert steps[0][0] < 0.2
+    assert steps[-1][0] > 0.8
+    assert usage["committed"] + usage["overage"] == sum(rollouts for _, rollouts, _ in steps)
+    assert usage["groups_closed"] == SUMS * len(steps)
+    assert usage["reserved"] == 0
+
+
+def step(line: str) -> tuple[float, int, bool]:
+    """Return accuracy, rollouts and whether they were drawn without the allocator."""
+    found = LINE.fullmatch(line)
+    assert found, line
+    return float(found[2]), int(found[3]), found[4] is not None
