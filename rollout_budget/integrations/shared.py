@@ -93,7 +93,7 @@ class Scores:
     @property
     def shaped(self) -> bool:
         """Whether the loss uses anything but the outcome."""
-        return len(self.weights) > 1 or self.weights[0] != 1.0
+        return len(self.weights) > 1 or float(self.weights[0]) != 1.0
 
     def add_to(self, group: Group, *, tokens: int | None = None) -> None:
         """Add these rollouts to a group; those that cannot be verified as lost.

@@ -6,6 +6,7 @@ Owns the order of these and how far ahead it goes. Lives in one event loop; the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from rollout_budget.integrations.trl.completions import Completion, Completions
 from rollout_budget.integrations.trl.drawing import Drawing, Rewarding, arrays
 from rollout_budget.integrations.trl.source import Numbered, Source
 from rollout_budget.session import AsyncSession
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.05
 """Between two looks at TRL's queue, which gives no sign when it is emptied; far below the time of a step."""
@@ -150,6 +153,7 @@ class Production:
         """Let the trainer end its step when nothing is to come: hand over samples that move nothing, without end."""
         await self._until(lambda: not self._open and self.samples.empty())
         self.spent = True
+        log.warning("run %r: its budget grants nothing more; the training ends", self._session.spec.run_id)
         filler = replace(self._last or self._blank(row), advantage=0.0, metrics={}, enqueued_at=None)
         while True:
             for _ in range(FILLERS):
