@@ -98,11 +98,8 @@ class Engine:
         return self.run(self.cli, "logs", self.container(service))
 
     def restart(self, service: str) -> None:
-        """Stop a service in order and start it again."""
-        self.run(self.cli, "restart", "-t", str(STOP_S), self.container(service))
-
-    def start(self, service: str) -> None:
-        """Start a container that has ended."""
+        """Stop a service in order and start it again, with what it requires: podman's own restart refuses where that ended."""
+        self.run(self.cli, "stop", "-t", str(STOP_S), self.container(service))
         self.run(self.cli, "start", self.container(service))
 
     def inspect(self, service: str) -> dict[str, Any]:

@@ -72,7 +72,9 @@ async def train(url: str, key: str, stop: asyncio.Event, tally: Tally) -> None:
                 break
             await asyncio.sleep(PACE_S)
         async with asyncio.timeout(SETTLE_S):
-            while not await allocator.flush():
+            for _ in itertools.count():
+                if await allocator.flush():
+                    break
                 await asyncio.sleep(PACE_S)
         await allocator.finish_run(RUN)
 
