@@ -14,6 +14,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.common import (
     BarGaugeDisplayMode,
     BigValueGraphMode,
+    FieldTextAlignment,
     LegendDisplayMode,
     LegendPlacement,
     SortOrder,
@@ -148,7 +149,7 @@ def bars(view: View, *, steps: Steps, most: float | None = None) -> bargauge.Pan
 
 def rows(view: View, columns: Mapping[str, tuple[str, str]], hidden: Sequence[str] = ("Time",)) -> table.Panel:
     """Return a table: one column per query, as `columns` names it by its letter, with a unit of its own."""
-    panel = _common(table.Panel(), view, instant=True).height(LINE)
+    panel = _common(table.Panel(), view, instant=True).height(LINE).align(FieldTextAlignment.AUTO)
     named = {f"Value #{letter}": name for letter, (name, _) in columns.items()}
     panel.transformations(
         [

@@ -145,7 +145,7 @@ def _saturation() -> list[AnyPanel]:
                  [Query(f"rate(process_cpu_seconds_total{{{JOB}}}[$window])", "{{job}} {{instance}}")]),
         ),
         lines(
-            View(8, "Memory", "Resident, by process.", "bytes", [Query(f"process_resident_memory_bytes{{{JOB}}}", "{{job}} {{instance}}")]),
+            View(8, "Memory", "Memory that each process holds (resident set).", "bytes", [Query(f"process_resident_memory_bytes{{{JOB}}}", "{{job}} {{instance}}")]),
         ),
         lines(
             View(8, "Open files", "Of those that the system allows, by process: connections are files too.", "percentunit",

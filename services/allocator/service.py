@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from rollout_budget.client import PriorClient, Retries
 from rollout_budget.engine import Engine
 from rollout_budget.engine.ports import PriorSource
@@ -31,6 +33,8 @@ from services.kit.keys import ensure_file
 from services.kit.offload import Thread
 from services.kit.session import Database
 
+LOGGED_DISCREPANCIES = 20
+"""Counters named in the log by one audit: of further ones the metric says how many."""
 DEFAULT_TEAM = "default"
 """The team of the embedded mode: what a single user of one machine needs."""
 GATHER_S = 0.1
@@ -38,6 +42,8 @@ GATHER_S = 0.1
 than the close."""
 CHECKPOINT_EVERY_S = 1.0
 """Pause between two checkpoints of a SQLite file, so that no commit has to make one."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Service:
@@ -99,6 +105,12 @@ class Service:
         """Compare all counters with what was booked; return how many differ."""
         found = await self._auditor.round()
         self.metrics.violations.inc(len(found))
+        for one in found[:LOGGED_DISCREPANCIES]:
+            team, run = one.account.team, one.account.run
+            _log.error(
+                "a counter differs from its entries; its account is granted nothing",
+                team=team, run=run, counter=one.counter, counted=one.counted, entries=one.entries,
+            )  # fmt: skip
         return len(found)
 
     async def deliver(self) -> int:
