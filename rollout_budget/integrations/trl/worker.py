@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import AutoTokenizer, TrainerCallback
 from trl.experimental.async_grpo import AsyncGRPOConfig
 from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
@@ -125,7 +126,8 @@ class BudgetedRolloutWorker(TrainerCallback):  # type: ignore[misc] # transforme
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002 - its signature
         """End the training once the budget is gone and all that it bought is learned from."""
-        control.should_training_stop = control.should_training_stop or self._production.spent
+        (spent,) = broadcast_object_list([self._production.spent])  # the main process draws; all must stop together
+        control.should_training_stop = control.should_training_stop or spent
 
     def _run(self) -> None:
         try:

@@ -15,7 +15,7 @@ from tests.vllm_server import export_model
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
-STEPS, PER_STEP, SIZE = 6, 16, 4
+STEPS, PER_STEP, SIZE = 6, 64, 8
 
 
 def test_trl_trains_on_our_advantages_and_the_ledger_counts_its_samples(service: Service, tmp_path: Path) -> None:

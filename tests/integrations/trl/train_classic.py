@@ -16,7 +16,7 @@ import rollout_budget as rb
 from rollout_budget.integrations.trl import BudgetedGRPOTrainer
 from tests.integrations.trl import task
 
-SIZE = 4
+SIZE = 8
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
