@@ -15,6 +15,7 @@ class Ready(Wire):
     pid: int
     data: str
     allocator_url: str
+    dashboard_url: str
     admin_key_file: str
     team_key_file: str
     allocator_log: str

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import pytest
 
@@ -89,6 +90,7 @@ def test_both_services_are_wired_and_end_with_it(
         ready = running.ready
         for file in (ready.admin_key_file, ready.team_key_file, ready.prior_key_file):
             assert stat.S_IMODE(Path(file or "").stat().st_mode) == 0o600
+        assert httpx.get(ready.dashboard_url, follow_redirects=True).status_code == 200
         report = command("doctor", "--data", str(data), "--json").json()
         said = {one["name"]: one["said"] for one in report["checks"]}
         assert report["healthy"]

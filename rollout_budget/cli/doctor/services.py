@@ -28,8 +28,10 @@ TIMEOUT_S = 5.0
 ONCE = Retries(attempts=1)
 SKEW_S = 5.0
 """Clocks further apart are worth a word: the header has whole seconds, and limits per day follow the database's clock."""
-SOON = timedelta(days=14)
-"""Keys that end within this time are named."""
+SOON = timedelta(days=5)
+"""Keys that end within this time are named: a long weekend, and a day to act."""
+MOST_NAMED = 5
+"""Keys that are named one by one."""
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 USUAL_PORTS = (8100, 8101)
 
@@ -162,11 +164,13 @@ def admin_key(url: str, secret: Secret) -> Iterator[Check]:
 
 def _ending(active: list[Key]) -> Iterator[Check]:
     soon = datetime.now(UTC) + SOON
-    for key in active:
-        if key.expires_at is not None and key.expires_at < soon:
-            label = f" ({key.label})" if key.label else ""
-            ends = f"key {key.key_id} of team {key.team}{label} ends at {key.expires_at:%Y-%m-%d %H:%MZ}"
-            yield warn("keys", ends, f"rollout-budget admin keys rotate {key.key_id} --grace 1d --file NEW.key")
+    ending = [key for key in active if key.expires_at is not None and key.expires_at < soon]
+    for key in ending[:MOST_NAMED]:
+        label = f" ({key.label})" if key.label else ""
+        ends = f"key {key.key_id} of team {key.team}{label} ends at {key.expires_at:%Y-%m-%d %H:%MZ}"
+        yield warn("keys", ends, f"rollout-budget admin keys rotate {key.key_id} --grace 1d --file NEW.key")
+    if len(ending) > MOST_NAMED:
+        yield warn("keys", f"{len(ending) - MOST_NAMED} more end as soon", "rollout-budget admin keys list shows them")
 
 
 def prior_key(url: str, secret: Secret) -> Iterator[Check]:

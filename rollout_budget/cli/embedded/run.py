@@ -14,6 +14,7 @@ from rollout_budget.cli.live.screen import Line, View, summary
 from rollout_budget.cli.live.terminal import Signals
 from rollout_budget.cli.live.top import looks, watch
 
+NO_PRIOR = "from the prompts' own history"
 FOOTER = "Ctrl-C ends everything   s sort   + - speed"
 
 
@@ -51,12 +52,12 @@ def up(plan: Plan, interval_s: float, *, as_json: bool, live: bool) -> None:
 
 def places(ready: Ready) -> list[str]:
     """Return where everything is, in lines that can be copied."""
-    prior = f"   prior service {ready.prior_url}" if ready.prior_url else ""
+    logs = f"logs {_near(str(Path(ready.allocator_log).parent))}"
     return [
-        f"allocator {ready.allocator_url}{prior}",
+        f"allocator {ready.allocator_url}   page {ready.dashboard_url}",
+        f"prior     {ready.prior_url or NO_PRIOR}   {logs}",
         f"admin key {_near(ready.admin_key_file)}",
         f"team key  {_near(ready.team_key_file)}",
-        f"logs      {_near(str(Path(ready.allocator_log).parent))}",
     ]
 
 

@@ -74,6 +74,7 @@ class Stack:
             pid=os.getpid(),
             data=str(plan.data),
             allocator_url=url,
+            dashboard_url=f"{url}/dashboard",
             admin_key_file=str(folder / "admin.key"),
             team_key_file=str(folder / "team.key"),
             allocator_log=str(self._log("allocator")),

@@ -9,8 +9,8 @@ from rollout_budget.cli.live.sampling import Motion, RunNow, Snapshot, TeamNow
 
 Line = tuple[str, str]
 """Style (of `terminal.STYLES`, or empty) and text."""
-BAR = 10
-"""Cells of the bar of a limit: 10% each."""
+BAR = 6
+"""Cells of the bar of a limit: as many as leave room for its name on 80 columns."""
 NEAR, OVER = 0.8, 1.0
 """Shares of a limit from which on its line stands out: `warn_at`'s default, and its end."""
 AROUND = 7
