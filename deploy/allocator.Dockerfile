@@ -3,20 +3,24 @@
 # A digest pins more than a tag: --build-arg PYTHON=docker.io/library/python:3.11-slim-bookworm@sha256:...
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
-# What the service depends on: made anew only when these files change. pip stays outside the environment.
+# What the service depends on: made anew only when these files change. pip stays outside the environment, and its cache
+# outside the image.
 FROM ${PYTHON} AS dependencies
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m venv --without-pip /app \
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md && python -m venv --without-pip /app \
     && python -m pip --python /app/bin/python install -c constraints.txt '.[allocator]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
 FROM dependencies AS own
+COPY README.md LICENSE ./
 COPY rollout_budget rollout_budget
 COPY services services
-RUN python -m pip --python /app/bin/python install --no-deps --ignore-installed --prefix=/own .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip --python /app/bin/python install --no-deps --ignore-installed --prefix=/own .
 
 FROM ${PYTHON}
 LABEL org.opencontainers.image.title="rollout-budget allocator" org.opencontainers.image.licenses=Apache-2.0

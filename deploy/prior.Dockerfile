@@ -5,30 +5,34 @@
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS base
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv --without-pip /app
 
 # PyTorch in a layer that no change of the project touches; its headers and tests are no use to a service.
 FROM base AS torch-cpu
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
-RUN (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
+RUN --mount=type=cache,target=/root/.cache/pip \
+    (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
         || python -m pip --python /app/bin/python install --extra-index-url "$CPU_WHEELS" 'torch==2.13.0+cpu') \
     && cd /app/lib/python3*/site-packages/torch && rm -rf include share test bin/test_*
 
 FROM base AS torch-gpu
-RUN python -m pip --python /app/bin/python install 'torch==2.13.0'
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip --python /app/bin/python install 'torch==2.13.0'
 
-# What else is depended on, made anew only when these files change.
+# What else is depended on, made anew only when these files change; pip's cache stays outside the image.
 FROM torch-cpu AS dependencies-cpu
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip --python /app/bin/python install -c constraints.txt '.[prior]' \
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md && python -m pip --python /app/bin/python install -c constraints.txt '.[prior]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
 FROM torch-gpu AS dependencies-gpu
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip --python /app/bin/python install -c constraints.txt '.[prior,prior-tabicl]' \
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md && python -m pip --python /app/bin/python install -c constraints.txt '.[prior,prior-tabicl]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
@@ -36,7 +40,8 @@ FROM base AS own
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY rollout_budget rollout_budget
 COPY services services
-RUN python -m pip --python /app/bin/python install --no-deps --prefix=/own .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip --python /app/bin/python install --no-deps --prefix=/own .
 
 FROM ${PYTHON} AS service
 USER 10001:10001

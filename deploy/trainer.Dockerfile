@@ -5,30 +5,34 @@
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS base
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv --without-pip /app
 
 # PyTorch in a layer that no change of the project touches; its headers and tests are no use to a trainer.
 FROM base AS torch-cpu
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
-RUN (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
+RUN --mount=type=cache,target=/root/.cache/pip \
+    (python -m pip --python /app/bin/python install 'torch==2.13.0+cpu' \
         || python -m pip --python /app/bin/python install --extra-index-url "$CPU_WHEELS" 'torch==2.13.0+cpu') \
     && cd /app/lib/python3*/site-packages/torch && rm -rf include share test bin/test_*
 
 FROM base AS torch-gpu
-RUN python -m pip --python /app/bin/python install 'torch==2.13.0'
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip --python /app/bin/python install 'torch==2.13.0'
 
-# What else is depended on, made anew only when these files change.
+# What else is depended on, made anew only when these files change; pip's cache stays outside the image.
 FROM torch-cpu AS dependencies-cpu
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data]' \
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md && python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
 FROM torch-gpu AS dependencies-gpu
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data,trainer-lora]' \
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md && python -m pip --python /app/bin/python install -c constraints.txt '.[trainer-data,trainer-lora]' \
     && python -m pip --python /app/bin/python uninstall -y rollout-budget \
     && find /app -type d -name tests -prune -exec rm -rf {} +
 
@@ -37,7 +41,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY rollout_budget rollout_budget
 COPY services services
 COPY trainer trainer
-RUN python -m pip --python /app/bin/python install --no-deps --prefix=/own .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip --python /app/bin/python install --no-deps --prefix=/own .
 
 # Runs are written to /runs, which takes the user's volume or folder. HOME holds caches of libraries, nothing else.
 FROM ${PYTHON} AS client

@@ -37,7 +37,7 @@ def test_the_current_specification_allows_it() -> None:
     """The Compose specification's own schema, as check-jsonschema carries it."""
     if not SCHEMA_CHECK.exists():
         pytest.skip("the schema is fetched by `make tools` (scripts/tools/compose)")
-    command = [SCHEMA_CHECK, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
+    command = [str(SCHEMA_CHECK), "--builtin-schema", "vendor.compose-spec", str(ROOT / "docker-compose.yml")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
@@ -185,7 +185,9 @@ def test_an_image_is_small_and_not_roots(path: Path) -> None:
     final = stages[-1]
     assert len(stages) > 2
     assert re.search(r"^ARG PYTHON=docker\.io/library/python:3\.11-slim-bookworm$", text, re.MULTILINE)
-    assert "PIP_NO_CACHE_DIR=1" in text
+    runs = [run for run in re.findall(r"^RUN (.*?[^\\])$", text, re.MULTILINE | re.DOTALL) if "-m pip " in run]
+    assert runs
+    assert all(run.startswith("--mount=type=cache,target=/root/.cache/pip ") for run in runs), "caches stay outside"
     assert "--without-pip" in text
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] == "10001:10001"
     assert "COPY tests" not in text

@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report()
     report.say(f"{engine.cli}, project {PROJECT}")
     try:
+        engine.down(volumes=True)  # what a run that was killed has left
+        if not options.no_build:
+            report.check("images built", stack.build)
+        report.check("images, MB", stack.sizes, _sizes)
         _everything(stack, variables, report)
     except (Failed, TimeoutError) as error:
         report.say(f"FAILED: {error or 'a step was not served in time'}")
@@ -71,8 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _everything(stack: Stack, variables: dict[str, str], report: Report) -> None:
     engine, ports = stack.engine, stack.ports
-    engine.down(volumes=True)  # what a run that was killed has left
-    report.check("images built, MB", stack.build, _sizes)
     for name in stack.adopt_stand_ins():
         variables[name] = f"localhost/{PROJECT}-{name.removesuffix('_IMAGE').lower()}"
         report.say(f"    {name} is a stand-in of this machine, given its official user")
@@ -157,6 +159,7 @@ def _story(tally: Tally) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/compose-smoke", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the stack up at the end")
+    parser.add_argument("--no-build", action="store_true", help="take the images of the last time")
     return parser
 
 

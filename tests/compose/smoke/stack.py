@@ -29,6 +29,8 @@ POSTGRES = "docker.io/library/postgres:15-bookworm"
 COMPOSE_FILE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS = COMPOSE_FILE["services"]["prometheus"]["image"].removeprefix("${PROMETHEUS_IMAGE:-").removesuffix("}")
 GRAFANA = COMPOSE_FILE["services"]["grafana"]["image"].removeprefix("${GRAFANA_IMAGE:-").removesuffix("}")
+IMAGES: dict[str, str | None] = {"allocator": None, "prior": "cpu"}
+"""What is built, and to which stage."""
 STAND_IN = "tests/compose/stand_in"
 READY_S = 180.0
 """Longest wait for a service after its container has started: the prior service loads PyTorch on a busy machine."""
@@ -77,13 +79,15 @@ class Stack:
         """What goes on running."""
         return [name for name in self.services if "test" in COMPOSE_FILE["services"][name]["healthcheck"]]
 
-    def build(self) -> dict[str, float]:
-        """Build the two services' images, and images for stand-ins; return MB beyond the base image, by name."""
-        sizes = {}
-        for name, target in (("allocator", None), ("prior", "cpu")):
-            image = f"rollout-budget-{name}:{TAG}"
-            self.engine.build(image, f"deploy/{name}.Dockerfile", target=target)
-            sizes[name] = self.engine.image_bytes(image) / 1e6
+    def build(self) -> str:
+        """Build the two services' images; return their names."""
+        for name, target in IMAGES.items():
+            self.engine.build(f"rollout-budget-{name}:{TAG}", f"deploy/{name}.Dockerfile", target=target)
+        return ", ".join(IMAGES)
+
+    def sizes(self) -> dict[str, float]:
+        """Return the sizes of images in MB: our two, and the one that both lie on, where the engine lists it."""
+        sizes = {name: self.engine.image_bytes(f"rollout-budget-{name}:{TAG}") / 1e6 for name in IMAGES}
         if self.engine.has_image(PYTHON):
             sizes["their base image"] = self.engine.image_bytes(PYTHON) / 1e6
         return sizes
