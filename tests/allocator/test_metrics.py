@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from rollout_budget.ledger.base import Account
-from rollout_budget.ledger.books import Entry
-from services.allocator.metrics import MAX_RUNS, Metrics
-from tests.allocator.running import Running
+from rollout_budget.ledger.books import Counts, Entry
+from rollout_budget.wire import Decision, Ingredients
+from services.allocator.database import standing
+from services.allocator.database.standing import OTHER, Line, Standing
+from services.allocator.metrics import IDLE_S, MAX_RUNS, Labels, Metrics, worth_of_last
+from tests.allocator.running import Running, running
 
 
 async def samples(allocator: Running) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -56,7 +63,10 @@ async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Run
     await allocator.service._read_budgets()
     async with allocator.service.database.transaction() as connection:
         await connection.exec_driver_sql("UPDATE accounts SET committed = 1 WHERE run = 'r' AND span = 'total'")
-    assert await allocator.service.audit() == 1
+    with capture_logs() as lines:
+        assert await allocator.service.audit() == 1
+    (line,) = (line for line in lines if line["event"].startswith("a counter differs"))
+    assert (line["team"], line["run"], line["counted"], line["entries"]) == ("x", "r", 1, 0)
     found = await samples(allocator)
     assert found["rollout_budget_limit_rollouts", ("x",)] == 7
     assert found["rollout_budget_in_use_rollouts", ("reserved", "x")] == 4
@@ -80,6 +90,133 @@ def test_g18_ten_thousand_runs_are_a_bounded_number_of_series() -> None:
     ]
     assert len(counted) == MAX_RUNS + 1
     assert sum(counted) == 20_000
+
+
+def test_g18_ten_thousand_runs_of_the_ledger_are_a_bounded_number_of_series() -> None:
+    """Runs that have no line of their own come as one line of their team, and many such teams as one."""
+    registry = CollectorRegistry()
+    lines = [Line(f"team-{index}", f"run-{index}", "p", Counts(granted=2)) for index in range(MAX_RUNS)]
+    lines += [Line(f"team-{index}", OTHER, OTHER, Counts(granted=3)) for index in range(10_000)]
+    metrics = Metrics(registry)
+    for _ in range(2):  # what was shown before is taken back, not added to
+        metrics.standing(Standing(lines, {}, [], 7))
+    counted = [
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "rollout_budget_usage_rollouts" and sample.labels["kind"] == "granted"
+    ]
+    assert len(counted) <= 2 * MAX_RUNS + 1
+    assert sum(counted) == 2 * MAX_RUNS + 3 * 10_000
+    assert registry.get_sample_value("rollout_budget_evidence_waiting_rows") == 7
+
+
+def test_g18_labels_go_from_runs_that_are_idle_to_new_ones() -> None:
+    """Not before an hour without any count; whoever keeps counting keeps its labels; what is dropped is told once."""
+    now, dropped = [0.0], []
+    labels = Labels(2, dropped=lambda team, run: dropped.append((team, run)), clock=lambda: now[0])
+    assert [labels.of("t", run) for run in "abc"] == [("t", "a"), ("t", "b"), (OTHER, OTHER)]
+    now[0] = IDLE_S - 1
+    labels.of("t", "a")
+    now[0] = IDLE_S
+    assert labels.of("t", "c") == ("t", "c")
+    assert labels.of("t", "b") == (OTHER, OTHER)
+    assert labels.of("t", "a") == ("t", "a")
+    assert dropped == [("t", "b")]
+
+
+def test_g18_a_run_without_labels_has_no_series_left() -> None:
+    """All of its series go, of whatever kind; those of the run that takes its place begin at 0."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics._labels = Labels(1, idle_s=0.0, dropped=metrics._forget)
+    for run in ("old", "new"):
+        metrics.booked(Entry(Account("t", run), "reserve", "r/g/0/0", 2, "2026-11-22", None, extra=True))
+        metrics.booked(Entry(Account("t", run), "close", "r/g/0/0", 0, "2026-11-22", None, reference=16))
+        metrics._opened(1, ("t", run))
+    shown = {sample.labels.get("run") for family in registry.collect() for sample in family.samples}
+    assert shown - {None} == {"new"}
+
+
+async def test_the_ledgers_figures_are_read_run_by_run(any_database: str, tmp_path: Path) -> None:
+    """Two runs of their own and two that share a line, unfinished ones first; the sum is the ledger's, on both databases."""
+    async with running(tmp_path, any_database) as allocator:
+        for run in "abcd":
+            spec = {"run_id": run, "policy": f"p{run}", "k_init": 4, "limits": {"rollouts": 50, "tokens": 900}}
+            group = {"group_id": "g", "prompt_key": "k"}
+            await allocator.http.post("/v1/runs", json=spec, headers=allocator.team)
+            opened = await allocator.http.post(
+                f"/v1/runs/{run}/groups/open", json={"groups": [group]}, headers=allocator.team
+            )
+            assert opened.is_success
+        closing = {"groups": [{"group_id": "g", "used": 3, "tokens": 70, "seconds": 1.5}]}
+        await allocator.http.post("/v1/runs/b/groups/close", json=closing, headers=allocator.team)
+        for run in "acd":
+            await allocator.http.post(f"/v1/runs/{run}/finish", headers=allocator.team)
+        async with allocator.service.database.snapshot() as connection:
+            found = await standing.read(connection, 2)
+            everything = await standing.read(connection, 10)
+        usage = (await allocator.http.get("/v1/usage", headers=allocator.team)).json()["rows"][0]["counts"]
+    assert {line.run: line.policy for line in found.lines} == {"b": "pb", "d": "pd", OTHER: OTHER}
+    assert {line.run for line in everything.lines} == set("abcd")
+    for lines in (found.lines, everything.lines):
+        assert sum(line.counts.granted for line in lines) == usage["granted"] == 16
+        assert sum(line.counts.released for line in lines) == usage["released"] == 13
+    assert set(found.specs) == {("default", "b"), ("default", "d")}
+    limits = {(one.place[1], one.name): (one.limit, one.used) for one in found.limits}
+    assert limits == {
+        ("b", "rollouts"): (50, 3), ("b", "tokens"): (900, 70), ("d", "rollouts"): (50, 0), ("d", "tokens"): (900, 0),
+    }  # fmt: skip
+
+
+async def test_what_closed_groups_came_to_is_counted_once(allocator: Running) -> None:
+    """Extended, decided here or not, the prior's weight and the last rollout's worth: at the close, not at its repeat."""
+    spec = {"run_id": "r", "policy": "p", "k_init": 2, "price": 0}
+    calls = [
+        ("", spec),
+        ("/r/groups/open", {"groups": [{"group_id": name, "prompt_key": "k"} for name in "abc"]}),
+        ("/r/groups/observe", {"groups": [{"group_id": "a", "outcomes": [1, 0]}]}),
+        ("/r/groups/close", {"groups": [{"group_id": "a", "used": 2}, {"group_id": "b", "used": 1}]}),
+        ("/r/groups/close", {"groups": [{"group_id": "c", "used": 0}]}),
+    ]
+    decided: list[Decision] = []
+    for path, body in [call for call in calls for _ in range(2)]:
+        answer = await allocator.http.post(f"/v1/runs{path}", json=body, headers=allocator.team)
+        assert answer.is_success
+        if path.endswith("observe"):
+            decided.append(Decision.model_validate(answer.json()["groups"][0]))
+    found = await samples(allocator)
+    labels = ("default", "r")
+    assert found["rollout_budget_groups_opened_total", labels] == 3
+    assert found["rollout_budget_groups_extended_total", labels] == 1
+    assert found["rollout_budget_groups_undecided_total", labels] == 1  # b: c drew nothing
+    assert found["rollout_budget_group_stops_total", (decided[0].reason,)] == 1
+    assert (
+        found["rollout_budget_prior_weight_count", labels]
+        == found["rollout_budget_last_rollout_worth_count", labels]
+        == 1
+    )
+    assert found["rollout_budget_prior_weight_sum", labels] == pytest.approx(1 - decided[0].weight)
+    assert found["rollout_budget_last_rollout_worth_sum", labels] == pytest.approx(worth_of_last(decided[0]))
+    for lock in ("transaction", "run", "team"):
+        assert found["rollout_budget_ledger_wait_seconds_count", (lock,)] >= 6
+
+
+def test_the_worth_of_the_last_rollout_is_the_squared_error_that_it_took_off() -> None:
+    """For an error of c/(m + k): c/(m + k - 1) - c/(m + k). Unknown without an error, or where nothing was known before."""
+    c, m, k = 0.2, 3.0, 4
+
+    def decision(error: float | None, strength: float, drawn: int) -> Decision:
+        seen = Ingredients(prior=0.5, mean=0.5, k=drawn, strength=strength, standard_error=error)
+        return Decision(
+            group_id="g", action="stop", more=0, reason="k_max", baseline=0.5, weight=0.5, trusted=True,
+            ingredients=seen, baselines=[], advantages=[],
+        )  # fmt: skip
+
+    worth = worth_of_last(decision((c / (m + k)) ** 0.5, m, k))
+    assert worth == pytest.approx(c / (m + k - 1) - c / (m + k))
+    for unknown in (decision(None, m, k), decision(0.1, 0.0, 1), decision(0.1, m, 0)):
+        assert worth_of_last(unknown) is None
 
 
 async def test_g18_unknown_paths_are_one_series(allocator: Running) -> None:

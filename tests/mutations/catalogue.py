@@ -241,8 +241,8 @@ CATALOGUE: tuple[Mutation, ...] = (
         "G18",
         "services/allocator/metrics.py",
         "the cap of labels",
-        "        if len(self._known) >= self._most:",
-        "        if len(self._known) < 0:",
+        "len(self._known) >= self._most and not",
+        "len(self._known) < 0 and not",
         ("tests/allocator/test_metrics.py", "-k", "g18"),
     ),
     Mutation(
