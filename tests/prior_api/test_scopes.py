@@ -24,7 +24,7 @@ from services.prior_api.records import Cell, Policy, Public
 from tests.prior_api.conftest import TEAM_B, Serve
 from tests.prior_api.fakes import WIDTH, FakeEncoder, embed
 
-AS_B = {"Authorization": f"Bearer {TEAM_B}"}
+AS_B = {"Authorization": f"Bearer {TEAM_B}", "X-Request-Id": "of-b"}  # problems name it: chosen, it differs nowhere
 COUNT = 2 * sharing.BLOCK
 TEXTS = [f"word{place % 5} number{place}" for place in range(COUNT)]
 PROMPTS = [{"key": f"p{place}", "text": name} for place, name in enumerate(TEXTS)]
