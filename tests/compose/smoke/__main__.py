@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from rollout_budget.errors import RolloutBudgetError
 from tests.compose.smoke import checks
 from tests.compose.smoke.engine import Failed, find
 from tests.compose.smoke.stack import PROJECT, TAG, Stack, free_ports
@@ -46,6 +48,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; return 0 if it held, or if there is no engine."""
     options = _parser().parse_args(arguments)
+    logging.getLogger("rollout_budget").addHandler(logging.NullHandler())  # the client's retries are no news here
     ports = free_ports()
     variables = {"ROLLOUT_BUDGET_TAG": TAG, **ports.variables()}
     engine = find(PROJECT, variables)
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.check("images built", stack.build)
         report.check("images, MB", stack.sizes, _sizes)
         _everything(stack, variables, report)
-    except (Failed, TimeoutError) as error:
+    except (Failed, RolloutBudgetError, TimeoutError) as error:
         report.say(f"FAILED: {error or 'a step was not served in time'}")
         return 1
     finally:
@@ -89,13 +92,15 @@ def _everything(stack: Stack, variables: dict[str, str], report: Report) -> None
     known["team's key"] = key
     tally = report.check("training through restarts", lambda: asyncio.run(_shaken(stack, key)), _story)
     report.check("ledger", lambda: checks.ledger(ports.url("allocator"), key, tally))
-    report.check("metrics", lambda: checks.metrics(ports.url("prometheus"), tally))
+    now = time.time()
+    report.check("metrics", lambda: checks.metrics(ports.url("prometheus"), tally, now))
     report.check("logs, JSON without secrets", lambda: checks.logs(engine, known))
     report.check(
         "down and up again", lambda: _again(stack, known), lambda seconds: f"same secrets, ready after {seconds:.1f} s"
     )
     report.check("ledger after it", lambda: checks.ledger(ports.url("allocator"), key, tally))
-    report.check("metrics after it, all entries audited anew", lambda: checks.metrics(ports.url("prometheus"), tally))
+    anew = time.time()
+    report.check("metrics after it, all audited anew", lambda: checks.metrics(ports.url("prometheus"), tally, anew))
 
 
 def _up(stack: Stack) -> float:
