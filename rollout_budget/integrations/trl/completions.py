@@ -59,9 +59,11 @@ class Completions:
         Raises:
             GenerationFailed: it has, or it does not answer.
         """
-        listed = (await self._asked("GET", "/v1/models", None)).get("data", [])
-        if any(str(model["id"]).startswith(ADAPTERS) for model in listed):
-            raise GenerationFailed("TRL sends adapters alone to this vLLM server: start it without --enable-lora")
+        try:
+            await self._refuse_adapters()
+        except BaseException:
+            await self._http.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -89,6 +91,11 @@ class Completions:
             Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"] == "length")
             for choice in answer["choices"]
         ]
+
+    async def _refuse_adapters(self) -> None:
+        listed = (await self._asked("GET", "/v1/models", None)).get("data", [])
+        if any(str(model["id"]).startswith(ADAPTERS) for model in listed):
+            raise GenerationFailed("TRL sends adapters alone to this vLLM server: start it without --enable-lora")
 
     async def _asked(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         for attempt in range(ATTEMPTS):

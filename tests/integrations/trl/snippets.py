@@ -17,8 +17,8 @@ from trl.experimental import async_grpo
 
 from tests.integrations.trl import on_cpu
 from tests.integrations.trl.train_async import FolderWeights
-from tests.paths import ROOT
 
+ROOT = Path(__file__).resolve().parents[3]
 STEPS = 2
 SMALL = {
     "max_steps": STEPS,
