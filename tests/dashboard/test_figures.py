@@ -197,6 +197,8 @@ def test_charts_end_now_and_lose_nothing() -> None:
     assert [bar.height for bar in hour.bars] == [charts.HEIGHT, charts.LEAST_HEIGHT]
     assert hour.text == "1,001 rollouts in the last hour, at most 1,000 in min"
     assert charts.day(spent, NOW).text == "1,008 rollouts in the last 24 hours, at most 1,000 in 30 min"
+    assert charts.has_more_than_an_hour(spent, NOW)
+    assert not charts.has_more_than_an_hour(Spent(1, {MINUTE - 59: Amounts(1, 0, 0)}), NOW)
     assert charts.day(Spent(0, {}), NOW).text == "No rollouts in the last 24 hours"
 
 
@@ -211,7 +213,8 @@ def test_charts_end_now_and_lose_nothing() -> None:
         (words.short(31_000), "31.0_k"),
         (words.short(-5_891_000), "~5.89_M"),
         (words.hours(59.6), "60_GPU-s"),
-        (words.hours(5_400), "1.5_GPU-h"),
+        (words.hours(5_400), "1.50_GPU-h"),
+        (words.hours(-90_000), "~25.0_GPU-h"),
         (words.percent(0.0), "0_%"),
         (words.percent(0.0001), "<_1_%"),
         (words.percent(0.9999), ">_99_%"),

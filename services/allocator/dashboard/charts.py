@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.allocator.dashboard import words
 from services.allocator.dashboard.spending import DAY_MINUTES, MINUTE_S, Spent
 
+HOUR_MINUTES = 60
 WIDTH, HEIGHT = 240, 44
 """Units of the drawing, which is stretched to the width it has."""
 LEAST_HEIGHT = 1.5
@@ -37,12 +38,17 @@ class Chart:
 
 def hour(spent: Spent, now: float) -> Chart:
     """Return the last hour by minute."""
-    return _chart(spent, now, minutes=60, each=1, title="last hour", unit="min")
+    return _chart(spent, now, minutes=HOUR_MINUTES, each=1, title="last hour", unit="min")
 
 
 def day(spent: Spent, now: float) -> Chart:
     """Return the last 24 hours by half hour."""
     return _chart(spent, now, minutes=DAY_MINUTES, each=30, title="last 24 hours", unit="30 min")
+
+
+def has_more_than_an_hour(spent: Spent, now: float) -> bool:
+    """Whether the day shows anything that the hour does not."""
+    return any(minute <= int(now) // MINUTE_S - HOUR_MINUTES for minute in spent.minutes)
 
 
 def _chart(spent: Spent, now: float, *, minutes: int, each: int, title: str, unit: str) -> Chart:

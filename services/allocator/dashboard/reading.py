@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter
-from sqlalchemy import BigInteger, Row, Select, and_, cast, func, select, union_all
+from sqlalchemy import BigInteger, CompoundSelect, Row, Select, and_, bindparam, cast, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
@@ -177,7 +178,9 @@ async def _closed(connection: AsyncConnection, places: Sequence[Place]) -> list[
     if not places:
         return []
     named: dict[Place, dict[GroupKey, int]] = {}
-    for row in await connection.execute(union_all(*(_closes(place) for place in places))):
+    named_in = {f"team_{number}": place.team for number, place in enumerate(places)}
+    named_in |= {f"run_{number}": place.run for number, place in enumerate(places)}
+    for row in await connection.execute(_closes(len(places)), named_in):
         key = _group(row.reservation)
         if key is not None:
             named.setdefault(Place(row.team, row.run), {})[key] = row.entry_id
@@ -190,10 +193,16 @@ async def _closed(connection: AsyncConnection, places: Sequence[Place]) -> list[
     return sorted(found, key=lambda one: -one.entry_id)
 
 
-def _closes(place: Place) -> Select[Any]:
+@cache
+def _closes(count: int) -> CompoundSelect[Any]:
+    """Return the statement for so many runs; made once, as putting it together takes longer than running it."""
+    return union_all(*(_closes_of(number) for number in range(count)))
+
+
+def _closes_of(number: int) -> Select[Any]:
     newest = (
         select(entries.c.entry_id, entries.c.team, entries.c.run, entries.c.kind, entries.c.reservation)
-        .where(entries.c.team == place.team, entries.c.run == place.run)
+        .where(entries.c.team == bindparam(f"team_{number}"), entries.c.run == bindparam(f"run_{number}"))
         .order_by(entries.c.entry_id.desc())
         .limit(TAIL)
         .subquery()

@@ -14,7 +14,6 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from prometheus_client import CollectorRegistry
 
 from rollout_budget.errors import NotFound, RolloutBudgetError, Unauthorized
 from rollout_budget.wire.common import Identifier
@@ -184,15 +183,18 @@ async def _read(parts: Service, request: Request, who: Visitor, teams: list[str]
 
 
 def _board(parts: Service, found: Picture) -> Board:
-    registry: CollectorRegistry = parts.metrics.registry
-
-    def value(name: str) -> int:
-        return int(registry.get_sample_value(f"rollout_budget_{name}") or 0)
-
-    return board(
-        found,
-        Counters(value("invariant_violations_total"), value("queue_requests"), parts.settings.prior_url is not None),
+    counters = Counters(
+        violations=_counted(parts, "rollout_budget_invariant_violations_total"),
+        waiting=_counted(parts, "rollout_budget_queue_requests"),
+        has_prior_service=parts.settings.prior_url is not None,
     )
+    return board(found, counters)
+
+
+def _counted(parts: Service, name: str) -> int:
+    """Return one figure of `/metrics`, without collecting all the others."""
+    found = parts.metrics.registry.restricted_registry([name]).collect()
+    return int(sum(sample.value for metric in found for sample in metric.samples if sample.name == name))
 
 
 async def _form(request: Request) -> dict[str, list[str]] | None:

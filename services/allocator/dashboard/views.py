@@ -64,7 +64,7 @@ class Budget:
     facts: list[tuple[str, str]]
     rate: str
     hour: charts.Chart
-    day: charts.Chart
+    day: charts.Chart | None
     cut: bool
 
 
@@ -181,10 +181,8 @@ def board(picture: Picture, counters: Counters) -> Board:
 
 def _service(picture: Picture, counters: Counters) -> list[Fact]:
     stopped = sum(account.stopped for account in picture.accounts)
-    wrong = stopped or counters.violations
-    books = (
-        "agree with the record" if not wrong else f"{words.count(max(stopped, counters.violations))} counters differ"
-    )
+    found = max(stopped, counters.violations)
+    books = f"{words.count(found)} counters differ" if found else "agrees with its record"
     late = [one for one in picture.closed if one.record.degraded]
     known = len(picture.closed)
     if not counters.has_prior_service:
@@ -196,7 +194,7 @@ def _service(picture: Picture, counters: Counters) -> list[Fact]:
         said = f"all of the last {known} groups shown had its answer" if known else "no group was closed yet"
         prior = Fact("Prior", "prior service", said, "ok" if known else "plain")
     return [
-        Fact("Ledger", books, "counters are checked against every entry", "bad" if wrong else "ok"),
+        Fact("Ledger", books, "counters are checked against every entry", "bad" if found else "ok"),
         prior,
         Fact("Evidence waiting", words.count(picture.evidence_waiting), "rows on their way to the prior"),
         Fact("Requests waiting", words.count(counters.waiting), "at this process, for their turn"),
@@ -207,7 +205,7 @@ def _budget(account: Account, now: float) -> Budget:
     view, use = account.budget, account.budget.usage
     pace = rate(account.spent, now)
     facts = [
-        ("Used", f"{words.count(use.committed + use.overage)} rollouts"),
+        ("Rollouts used", words.count(use.committed + use.overage)),
         ("Refused", words.count(use.refused)),
         ("Given back", words.count(use.released + use.expired)),
         ("Tokens", words.short(use.tokens)),
@@ -226,7 +224,7 @@ def _budget(account: Account, now: float) -> Budget:
         facts=facts,
         rate=_rate(pace),
         hour=charts.hour(account.spent, now),
-        day=charts.day(account.spent, now),
+        day=charts.day(account.spent, now) if charts.has_more_than_an_hour(account.spent, now) else None,
         cut=account.spent.cut,
     )
 

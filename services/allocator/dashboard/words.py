@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 """Between a figure and its unit: they stay on one line."""
+MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 """In place of a figure that is not known yet."""
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -16,7 +17,7 @@ PLAIN_BELOW = 1e4
 
 def count(value: float) -> str:
     """Return a count with its digits in threes; a true minus sign where it is negative."""
-    return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:,.0f}".replace("-", MINUS)
 
 
 def short(value: float) -> str:
@@ -26,14 +27,15 @@ def short(value: float) -> str:
     step, letter = next((step, letter) for step, letter in _SCALES if abs(value) >= 0.9995 * step)
     scaled = abs(value) / step
     decimals = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
-    return f"{value / step:,.{decimals}f}{THIN}{letter}".replace("-", "\N{MINUS SIGN}")
+    return f"{value / step:,.{decimals}f}{THIN}{letter}".replace("-", MINUS)
 
 
 def hours(seconds: float) -> str:
-    """Return GPU time in its largest fitting unit."""
-    if abs(seconds) >= 3_600:
-        return f"{seconds / 3_600:,.1f}{THIN}GPU-h"
-    return f"{seconds:,.0f}{THIN}GPU-s"
+    """Return GPU time: in seconds up to a tenth of an hour, in hours beyond."""
+    if abs(seconds) < 360:
+        return f"{count(seconds)}{THIN}GPU-s"
+    written = f"{seconds / 3_600:,.{2 if abs(seconds) < 36_000 else 1}f}"
+    return f"{written.replace('-', MINUS)}{THIN}GPU-h"
 
 
 def share(part: float, whole: float) -> str:
@@ -49,16 +51,14 @@ def percent(value: float | None) -> str:
         return f"<{THIN}1{THIN}%"
     if 0.99 < value < 1:
         return f">{THIN}99{THIN}%"
-    return f"{value * 100:,.0f}{THIN}%".replace("-", "\N{MINUS SIGN}")
+    return f"{value * 100:,.0f}{THIN}%".replace("-", MINUS)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
     """Return a figure with so many significant digits, plainly written."""
     if value is None or not math.isfinite(value):
         return NONE
-    return (
-        f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}") if value and abs(value) < 1e-3 else _plain(value, digits)
-    )
+    return f"{value:.{digits}g}".replace("-", MINUS) if value and abs(value) < 1e-3 else _plain(value, digits)
 
 
 def span(seconds: float) -> str:
@@ -86,4 +86,4 @@ def moment(at_s: float, now_s: float) -> str:
 
 def _plain(value: float, digits: int) -> str:
     decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
-    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:.{decimals}f}".replace("-", MINUS)
