@@ -41,6 +41,7 @@ class Application(FastAPI):
             for name, schema in schemas.items():
                 if name in self._examples:
                     schema["examples"] = [self._examples[name]]
+            document["components"]["examples"] = problems.examples()
             for answer in _answers(document):
                 if problems.MEDIA_TYPE in answer.get("content", {}):
                     answer["content"].pop("application/json", None)

@@ -36,27 +36,68 @@ _CODES = {
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
 _MEANINGS = {
-    400: "The body is no JSON, or a header that is needed is missing.",
-    401: "No key came with the request, or one that is unknown, expired or revoked.",
-    403: "The key's scope does not allow this.",
-    404: "Nothing of the key's team has this id.",
-    409: "What stands already does not allow it; `detail` says what does.",
-    413: "The body is larger than the service accepts. Nothing was read.",
-    422: "A value is out of its bounds, or an id came before with another body. Nothing was stored.",
-    429: "Too many requests; `Retry-After` says when to come back. Nothing was read.",
-    503: "Overloaded, stopping or without its database; `Retry-After` says when to come back. Repeating is safe.",
+    400: ("The body is no JSON, or a header that is needed is missing.", "a valid JSON body is needed"),
+    401: (
+        "No key came with the request, or one that is unknown, expired or revoked.",
+        "a valid Bearer key is needed",
+    ),
+    403: ("The key's scope does not allow this.", "this needs a key of scope admin"),
+    404: ("Nothing of the key's team has this id.", "no run 'math-2'"),
+    409: ("What stands already does not allow it; `detail` says what does.", "run 'math-1' is finished"),
+    413: (
+        "The body is larger than the service accepts. Nothing was read.",
+        "a body of this service is at most 67108864 bytes long",
+    ),
+    422: (
+        "A value is out of its bounds, or an id came before with another body. Nothing was stored.",
+        "body.groups.0.outcomes.1: Input should be a finite number",
+    ),
+    429: (
+        "Too many requests; `Retry-After` says when to come back. Nothing was read.",
+        "too many requests of this team: come back in 1 s",
+    ),
+    503: (
+        "Overloaded, stopping or without its database; `Retry-After` says when to come back. Repeating is safe.",
+        "too many requests wait already; nothing was read or stored",
+    ),
 }
-"""What an error means to a caller, in the document."""
+"""What an error means to a caller, and how one of them reads, in the document."""
 
 _log = structlog.get_logger(__name__)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return FastAPI's `responses=` for these error statuses, each with the schema of `Problem`."""
-    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    """Return FastAPI's `responses=` for these error statuses, each with the schema of `Problem` and an example."""
     return {
-        status: {"description": _MEANINGS[status], "model": Problem, "content": {MEDIA_TYPE: reference}}
+        status: {
+            "description": _MEANINGS[status][0],
+            "model": Problem,
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {"problem": {"$ref": f"#/components/examples/problem_{status}"}},
+                }
+            },
+        }
         for status in statuses
+    }
+
+
+def examples() -> dict[str, Any]:
+    """Return the document's `components.examples`, to which `documented` refers."""
+    return {
+        f"problem_{status}": {
+            "summary": HTTPStatus(status).phrase,
+            "value": Problem(
+                title=HTTPStatus(status).phrase,
+                status=status,
+                detail=detail,
+                request_id="0c4e9a52-6f0a-4c1b-9d57-1f3b8c1e7a90",
+                code={409: "run-finished", 422: InvalidInput.code}.get(status) or _CODES[HTTPStatus(status)],
+                retryable=status in {429, 503},
+            ).model_dump(mode="json", exclude_none=True),
+        }
+        for status, (_, detail) in _MEANINGS.items()
     }
 
 

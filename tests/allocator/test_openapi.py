@@ -45,10 +45,11 @@ def test_every_error_is_documented_as_a_problem() -> None:
             continue
         errors = {status: answer for status, answer in operation["responses"].items() if not status.startswith("2")}
         assert {"401", "403", "503"} <= set(errors)
-        for answer in errors.values():
-            assert answer["content"] == {
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-            }
+        for status, answer in errors.items():
+            assert list(answer["content"]) == ["application/problem+json"]
+            content = answer["content"]["application/problem+json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert content["examples"] == {"problem": {"$ref": f"#/components/examples/problem_{status}"}}
         assert operation["security"] == [{"HTTPBearer": []}]
 
 

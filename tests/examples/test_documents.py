@@ -85,3 +85,21 @@ def test_every_part_is_described(name: str) -> None:
             assert answer["description"] != "Successful Response", f"{at}: {status}"
     for schema, found in DOCUMENTS[name]["components"]["schemas"].items():
         assert found.get("description"), schema
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_example_of_each_error_is_a_problem_of_its_status(name: str) -> None:
+    """Every error that an operation may answer is shown as one of that status, valid by the schema."""
+    components = DOCUMENTS[name]["components"]
+    validator = jsonschema_rs.Draft202012Validator(
+        {"$ref": "#/components/schemas/Problem", "components": components}, validate_formats=True
+    )
+    shown = set()
+    for operation in operations(name):
+        for status, answer in operation["responses"].items():
+            for example in answer["content"].get("application/problem+json", {}).get("examples", {}).values():
+                value = components["examples"][example["$ref"].rpartition("/")[2]]["value"]
+                validator.validate(value)
+                assert value["status"] == int(status)
+                shown.add(status)
+    assert {"401", "404", "422", "429", "503"} <= shown
