@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 @contextmanager
 def served(app: FastAPI, *, port: int = 0) -> Iterator[str]:
-    """Run an application under uvicorn in a thread and give its URL; it stops as on SIGTERM."""
+    """Run an application under uvicorn in a thread, on any port by default, and give its URL; it stops as on SIGTERM."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
     with socket.create_server(("127.0.0.1", port)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from rollout_budget.cli import limits
+from rollout_budget.cli import limits, team
 from rollout_budget.cli.completion import Script
 from rollout_budget.cli.doctor.report import Report
 from rollout_budget.cli.live.sampling import Snapshot
@@ -33,8 +35,13 @@ from rollout_budget.wire import (
     UsageAnswer,
     Wire,
 )
+from services.allocator.app import create_app
+from services.allocator.settings import Settings
+from tests.allocator.databases import fresh_sqlite
 from tests.cli.conftest import Command
 from tests.paths import ROOT
+from tests.ports import free_port
+from tests.served import served
 
 JSON_COMMANDS: list[tuple[type[Wire], list[str]]] = [
     (Team, ["admin", "teams", "create", "vision", "--rollouts", "20_000", "--rollouts-per-day", "2000"]),
@@ -295,3 +302,31 @@ def test_a_team_is_closed_and_reopened(service: Path, command: Command) -> None:
     log = command("admin", "changes", "--team", "default", "--subject", "team:default").out
     assert "limits.rollouts: 70 -> 0" in log
     assert "limits.rollouts: 0 -> 70" in log
+
+
+def test_status_waits_for_a_service_that_is_starting(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first question meets nobody, a later one the allocator; without --wait nobody is an error at once."""
+    monkeypatch.setattr(team, "ASK_AGAIN_S", 0.01)
+    port, done = free_port(), threading.Event()
+    settings = Settings(data=tmp_path, database_url=SecretStr(fresh_sqlite(tmp_path)))
+    app = create_app(settings)
+    words = ("status", "--url", f"http://127.0.0.1:{port}", "--key-file", str(tmp_path / "team.key"))
+    (tmp_path / "team.key").write_text("rb_" + "k" * 43)
+
+    def start_late(listening: socket.socket) -> None:
+        listening.accept()[0].close()
+        listening.close()
+        with served(app, port=port):
+            done.wait(60)
+
+    late = threading.Thread(target=start_late, args=(socket.create_server(("127.0.0.1", port)),))
+    late.start()
+    try:
+        found = command(*words, "--wait", "60s")
+    finally:
+        done.set()
+        late.join()
+    assert found.out.startswith("ok: team default")
+    assert command(*words, good=False).status == 3

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rollout_budget.cli.doctor import software, storage
+from rollout_budget.cli.doctor import servers, software, storage
 from rollout_budget.cli.doctor.report import Check, Report
 from tests.cli.conftest import Command
 from tests.ports import free_port
@@ -56,14 +56,15 @@ def doctor(service: Path, command: Command, tmp_path: Path, monkeypatch: pytest.
 
 
 @contextmanager
-def answering(body: bytes, clock_ahead_s: float = 0.0) -> Iterator[str]:
-    """A small server that answers everything alike, by a clock of its own."""
+def answering(body: bytes | dict[str, object], clock_ahead_s: float = 0.0) -> Iterator[str]:
+    """A small server that answers everything alike, or each path with its JSON, by a clock of its own."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            found = body if isinstance(body, bytes) else json.dumps(body.get(self.path.partition("?")[0], {})).encode()
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(found)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return super().date_time_string((timestamp or time.time()) + clock_ahead_s)
@@ -173,6 +174,35 @@ def test_servers_that_are_no_vllm(doctor: Ask) -> None:
     report = doctor("--vllm", NOWHERE, "--vllm", url)
     assert "no answer" in only(report, f"vllm {NOWHERE.removeprefix('http://')}", "fail").said
     assert "no vLLM server" in only(report, f"vllm {url.removeprefix('http://')}", "fail").said
+
+
+def vllm_like(*routes: str, **config: object) -> dict[str, object]:
+    """What a vLLM server shows that was started in some other way than the trainer needs."""
+    return {
+        "/version": {"version": "0.32.0"},
+        "/v1/models": {"data": [{"id": "policy"}]},
+        "/openapi.json": {"paths": {route: {} for route in routes}},
+        "/server_info": {"vllm_config": config},
+    }
+
+
+@pytest.mark.parametrize(
+    ("shown", "state", "said"),
+    [
+        (vllm_like("/v1/completions"), "fail", "takes no new weights"),
+        (vllm_like(*servers.IN_PLACE), "fail", "no engine for them"),
+        (vllm_like(*servers.IN_PLACE, weight_transfer_config={"backend": "fs"}), "ok", "weights.backend = filesystem"),
+        (vllm_like(servers.ADAPTERS), "ok", "as adapters"),
+        ({**vllm_like(servers.ADAPTERS), "/version": {"version": "0.9.1"}}, "warn", "vLLM 0.9.1"),
+        ({**vllm_like(servers.ADAPTERS), "/v1/models": {"data": [{"id": "other"}]}}, "warn", "serves other"),
+    ],
+)
+def test_servers_that_lack_what_the_trainer_needs(shown: dict[str, object], state: str, said: str) -> None:
+    """Started without development mode, without an engine, of another version, under another name."""
+    with answering(shown) as url:
+        checks = list(servers.checks(url))
+    assert [one for one in checks if one.state == state and said in one.said], checks
+    assert {one.state for one in checks} <= {"ok", state}
 
 
 @pytest.mark.vllm
