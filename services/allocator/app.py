@@ -16,7 +16,7 @@ from services.allocator.endpoints import admin, budgets, changes, examples, list
 from services.allocator.metrics import Metrics
 from services.allocator.service import Service
 from services.allocator.settings import Settings
-from services.kit import bodies, edge, http, problems, saturation, segments
+from services.kit import bodies, edge, http, problems, segments
 from services.kit.app import Application
 
 VERSION = "1.0.0"
@@ -70,7 +70,6 @@ def create_app(settings: Settings, *, priors: PriorSource | None = None) -> Fast
     problems.install(app)
     app.add_exception_handler(405, _not_allowed)
     edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry, pages=dashboard.PAGES)
-    saturation.install(metrics.registry, settings.admission)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=missing, lines=settings.logs_requests)
     segments.install(app)

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rollout_budget.errors import RolloutBudgetError
-from services.kit import logs, problems
+from services.kit import logs, problems, saturation
 from services.kit.admission import Gate, Limited, Limits, Ticket
 
 PREFIX = "/v1/"
@@ -291,7 +291,8 @@ def bearer(headers: Headers) -> str:
 def install(
     app: FastAPI, *, limits: Limits, visitors: Visitors, registry: CollectorRegistry, pages: Pages | None = None
 ) -> None:
-    """Admit this application's requests; what is installed later lies further out."""
+    """Admit this application's requests, and show how full the process is; what is installed later lies further out."""
+    saturation.install(registry, limits)
     app.add_middleware(Edge, limits=limits, visitors=visitors, registry=registry, pages=pages)
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from rollout_budget.errors import Unavailable
 from rollout_budget.wire import ModelView, PriorModel
-from services.kit import bodies, database, edge, http, problems, saturation, segments
+from services.kit import bodies, database, edge, http, problems, segments
 from services.kit.app import Application
 from services.prior_api import encoders, endpoints, examples, licences
 from services.prior_api.auth import Door, Entrance
@@ -97,7 +97,6 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     )
     problems.install(app)
     edge.install(app, limits=settings.admission, visitors=Entrance(), registry=metrics.registry)
-    saturation.install(metrics.registry, settings.admission)
     bodies.install(app, max_body_bytes=settings.max_body_bytes)
     http.install(app, registry=metrics.registry, ready=ready, lines=settings.logs_requests)
     segments.install(app)
