@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollout_budget.client import SyncLocalAllocator
 from rollout_budget.errors import InvalidInput
+from rollout_budget.outcomes import FloatArray
 from rollout_budget.replay.records import LoggedGroup, Point, Replay, Step
 from rollout_budget.wire import (
     CloseGroup,
@@ -36,6 +38,10 @@ PRICES = (16.0, 4.0, 1.0, 0.25, 1.0 / 16.0, 1.0 / 64.0)
 """Multiples of the default price (1/8^2 on a {-1, +1} scale): from hardly more than the first wave to nearly everything."""
 DEFAULT_PRICE = 1.0 / 256.0
 """1/8^2 on a scale of width 2, per squared width."""
+
+RESAMPLES = 400
+TELLING = 0.9
+"""Share of resamples that must reach the logged error, for an interval to be given."""
 
 Progress = Callable[[int, int], None]
 
@@ -74,17 +80,18 @@ def replay(
     usable = [group for group in groups if len(group.outcomes) >= SMALLEST]
     if not usable:
         raise InvalidInput(f"no group has {SMALLEST} outcomes: nothing can be held out to measure baselines by")
-    points, played = [], list[_Played]()
+    ways, played = [], list[_Played]()
     for number, price in enumerate(PRICES):
         found = _play(usable, scale, price)
         played = found if price == 1.0 else played
-        points.append(_point(found, price))
+        ways.append(_Way.of(found, price))
         if progress is not None:
             progress(number + 1, len(PRICES))
-    sizes = [len(group.outcomes) for group in usable]
-    logged = float(np.mean([_variance(group.outcomes) / len(group.outcomes) for group in usable]))
+    sizes = [len(one.group.outcomes) for one in played]
+    means = np.array([_variance(one.group.outcomes) / len(one.group.outcomes) for one in played])
+    everyone = np.arange(len(played))
     flat = [group for group in usable if min(group.outcomes) == max(group.outcomes)]
-    ours = tuple(sorted(points, key=lambda point: point.rollouts))
+    ours, logged = _points(ways, everyone), float(means.mean())
     return Replay(
         groups=len(usable),
         left_out=len(groups) - len(usable),
@@ -99,6 +106,7 @@ def replay(
         recurring=1.0 - len({group.key for group in usable}) / len(usable),
         ours=ours,
         equal=_equal(ours, logged),
+        between=_between(ways, means, np.array(sizes)),
         steps=tuple(_steps(played)),
         reading=dict(reading or {}),
     )
@@ -155,11 +163,48 @@ def _batch(allocator: SyncLocalAllocator, batch: Mapping[str, LoggedGroup]) -> l
     return [_Played(batch[name], priors[name], baselines[name], used[name]) for name in batch]
 
 
-def _point(played: Sequence[_Played], price: float) -> Point:
-    errors = [_error(one.baseline, one.group.outcomes[one.used :]) for one in played]
-    name = "default" if price == 1.0 else f"price x {price:g}"
-    spread = float(np.std(errors) / np.sqrt(len(errors)))
-    return Point(name, float(np.mean([one.used for one in played])), float(np.mean(errors)), spread)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What one price comes to, group by group: rollouts used, and the estimate of the baseline's squared error."""
+
+    name: str
+    used: FloatArray
+    errors: FloatArray
+
+    @classmethod
+    def of(cls, played: Sequence[_Played], price: float) -> _Way:
+        name = "default" if price == 1.0 else f"price x {price:g}"
+        errors = [_error(one.baseline, one.group.outcomes[one.used :]) for one in played]
+        return cls(name, np.array([float(one.used) for one in played]), np.array(errors))
+
+
+def _points(ways: Sequence[_Way], groups: NDArray[np.intp]) -> tuple[Point, ...]:
+    """Return each way over these groups, by growing size."""
+    points = [
+        Point(
+            way.name,
+            float(way.used[groups].mean()),
+            float(way.errors[groups].mean()),
+            float(way.errors[groups].std() / np.sqrt(groups.size)),
+        )
+        for way in ways
+    ]
+    return tuple(sorted(points, key=lambda point: point.rollouts))
+
+
+def _between(ways: Sequence[_Way], means: FloatArray, sizes: NDArray[np.int_]) -> tuple[float, float] | None:
+    """Return percentiles of the share saved, over groups drawn anew with replacement."""
+    chance = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        groups = chance.integers(0, means.size, means.size)
+        equal = _equal(_points(ways, groups), float(means[groups].mean()))
+        if equal is not None:
+            found.append(1.0 - equal / float(sizes[groups].mean()))
+    if len(found) < TELLING * RESAMPLES:
+        return None
+    low, high = np.quantile(found, [0.05, 0.95])
+    return float(low), float(high)
 
 
 def _error(value: float, unseen: Sequence[float]) -> float:

@@ -73,6 +73,8 @@ class Replay:
         logged_error: squared error of the logged groups' own means, the baseline that was used: variance over size.
         ours: the default rule and the same at other prices, by growing size.
         equal: rollouts a group that ours needs for `logged_error`; None where the log is too short to tell.
+        between: share saved at equal error, 5th and 95th percentile over resampled groups; None where more than a tenth
+            of the resamples do not tell.
         recurring: share of groups whose prompt was logged before.
     """
 
@@ -89,6 +91,7 @@ class Replay:
     recurring: float
     ours: tuple[Point, ...]
     equal: float | None
+    between: tuple[float, float] | None
     steps: tuple[Step, ...]
     reading: Mapping[str, str]
 

@@ -41,11 +41,15 @@ def _lines(found: Replay) -> Iterator[str]:
 
 def _verdict(found: Replay) -> str:
     if found.saved is None:
-        held = "no price reached the logged error with the rollouts there are: two of each group are held out to measure by"
-        return f"saved at equal error: unknown ({held})"
+        return "saved at equal error: unknown; no price reached the logged error with the rollouts that there are"
+    if found.between is None:
+        sure = "the log is too short to be sure"
+    else:
+        low, high = found.between
+        sure = f"90% interval over groups {low:.0%} to {high:.0%}"
     if found.saved < 0:
-        return f"saved at equal error: none; ours would need {-found.saved:.0%} more rollouts"
-    return f"saved at equal error: {found.saved:.0%} of the rollouts ({found.equal:.2f} a group for {found.size:.2f})"
+        return f"saved at equal error: none; ours would need {-found.saved:.0%} more rollouts; {sure}"
+    return f"saved at equal error: {found.saved:.0%} of the rollouts ({found.equal:.2f} a group for {found.size:.2f}); {sure}"
 
 
 def _prior(found: Replay) -> str:

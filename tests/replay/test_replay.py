@@ -14,6 +14,7 @@ from rollout_budget.replay import LoggedGroup, read_logs, replay
 from rollout_budget.replay.play import _error, _play
 from rollout_budget.replay.report import plot, text
 from rollout_budget.wire import Range
+from tests.paths import ROOT
 
 
 def a_log(seed: int, *, versions: int = 12, size: int = 16, wide: bool = True) -> tuple[list[LoggedGroup], list[float]]:
@@ -45,6 +46,8 @@ def test_where_a_prior_can_know_something_rollouts_are_saved() -> None:
     found = replay(a_log(1)[0])
     assert found.saved is not None
     assert 0.3 < found.saved < 1.0
+    assert found.between is not None
+    assert found.between[0] <= found.saved <= found.between[1]
     assert all(near.rollouts <= far.rollouts for near, far in pairwise(found.ours))
     assert found.logged_error == pytest.approx(0.16 / 16, rel=0.25)
     late = found.steps[-4:]
@@ -181,3 +184,15 @@ def test_what_cannot_be_replayed_says_why(tmp_path: Path) -> None:
         replay([LoggedGroup("a", "a", 0, (1.0, 0.0))])
     with pytest.raises(InvalidInput, match="outside"):
         replay([LoggedGroup("a", "a", 0, (1.0, 0.0, 3.0))], high=1.0)
+
+
+def test_a_real_log_of_trl_is_read_and_its_shortness_is_said() -> None:
+    """Six steps of TRL's own trainer, each prompt twice: rollouts that nothing could verify are left out."""
+    groups, how = read_logs(ROOT / "tests" / "integrations" / "logs" / "trl-grpo", outcome="correct")
+    assert how["format"] == "trl"
+    assert len(groups) == 48
+    assert sum(len(group.outcomes) for group in groups) == 350
+    assert len({group.key for group in groups}) == 24
+    found = replay(groups)
+    assert found.recurring == 0.5
+    assert found.between is None or found.between[1] - found.between[0] > 0.2
