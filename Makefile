@@ -14,8 +14,8 @@ demo: ## train the same task twice, budgeted and GRPO, on real servers; prints a
 
 test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM server
 	@scripts/setup --vllm
-	@$(PY) -m pytest -n 2 --dist loadgroup -m "not alone"
-	@$(PY) -m pytest -m alone
+	@$(PY) -m pytest -n 2 --dist loadgroup -m "not alone" --ignore tests/integrations
+	@$(PY) -m pytest -m alone --ignore tests/integrations
 
 test-integrations: ## other trainers with our budgets, each in an environment of its own: TRL on real servers, verl, SkyRL, tinker
 	@scripts/setup --vllm --trl --hooks
@@ -42,6 +42,7 @@ lint: ## style, types, generated files
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@$(PY) scripts/unasync.py --check
+	@$(PY) -m scripts.chart --check
 
 openapi: ## write docs/api/*.json anew from the services
 	@$(PY) -m services.allocator openapi > docs/api/allocator.json
@@ -64,6 +65,6 @@ bench: ## allocator, learner, utilisation; estimators, decisions, plans, budgets
 	@$(PY) -m benchmarks.prior --data $(DATA)
 
 clean: ## remove what the targets above made, environments included
-	rm -rf .venv .venv-vllm .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-trl .venv-hooks .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup demo test test-integrations tools compose-smoke soak mutations lint openapi study bench clean
