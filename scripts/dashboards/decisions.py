@@ -103,8 +103,8 @@ def _prior() -> list[AnyPanel]:
             runs=True,
         ),
         lines(
-            View(8, "Worth of the last rollout", "Squared error that the last rollout of a group took off its baseline. Far "
-                 "above the price: groups stop at a limit, not by the rule; below it: the first wave is too large.", "short",
+            View(8, "Worth of the last rollout", "Squared error that the last rollout of a group took off its baseline. Far above the price: groups stop at a "
+                "limit, not by the rule. Below it: the first wave, of one rollout at least, was more than they needed.", "short",
                  [Query(of_policy(worth), OF_RUN)]),
             runs=True,
         ),
