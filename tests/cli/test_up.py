@@ -26,7 +26,7 @@ from tests.cli.pseudo import on_a_terminal
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.services
-E = TypeVar("E", Ready, Snapshot, Ended)
+E = TypeVar("E", Snapshot, Ended)
 GONE_S = 20.0
 """Longest wait for children to end: their grace, on busy cores."""
 
@@ -36,7 +36,10 @@ class Up:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.ready = self.next(Ready)
+        assert process.stdout is not None
+        first = event(process.stdout.readline())
+        assert isinstance(first, Ready)
+        self.ready = first
         self.children = self.below()
 
     def below(self) -> list[psutil.Process]:

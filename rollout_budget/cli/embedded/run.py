@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rollout_budget.cli.embedded.folder import held
 from rollout_budget.cli.embedded.stack import Plan, Stack, Stopped
-from rollout_budget.cli.events import Away, Ended, Ready, Said, emit
+from rollout_budget.cli.events import Away, Ended, Ready, emit
 from rollout_budget.cli.live.sampling import Motion, Sampler
 from rollout_budget.cli.live.screen import Line, View, summary
 from rollout_budget.cli.live.terminal import Signals
@@ -25,7 +25,7 @@ def up(plan: Plan, interval_s: float, *, as_json: bool, live: bool) -> None:
         Usage: the folder or a port is taken.
         ChildFailed: a service ended by itself; the others have been ended too.
     """
-    say = _say_json if as_json else _say
+    say = _silent if as_json else _say
     with held(plan.data) as folder, Signals() as signals:
         stack = Stack(plan, signals, say)
         try:
@@ -95,5 +95,5 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _say_json(line: str) -> None:
-    emit(Said(line=line))
+def _silent(_line: str) -> None:
+    """Programs read events: the first is `ready`, the last `ended`."""
