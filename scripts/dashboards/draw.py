@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ MOST_NAMES = 6
 """Series named in one legend."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Draw one dashboard; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.dashboards.draw", description="Draw a dashboard's curves.")
     parser.add_argument("board", choices=sorted(path.stem for path in FOLDER.glob("*.json")))
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15.0, help="how far back (default 15)")
     parser.add_argument("--window", default="1m", help="what rates are over (default 1m)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     made = json.loads((FOLDER / f"{options.board}.json").read_text("utf-8"))
     panels = [panel for panel in made["panels"] if panel["type"] == "timeseries"]
     mpl.use("Agg")
@@ -49,6 +50,7 @@ def main() -> int:
     figure.suptitle(f"{made['title']}: answers of its queries, drawn with matplotlib (not Grafana)", fontsize=12)
     figure.tight_layout()
     figure.savefig(options.out, dpi=80)
+    plt.close(figure)
     return 0
 
 

@@ -42,7 +42,7 @@ UNASKED, DRAWN_UNASKED = "unasked", (3, 5)
 LIMITS = {
     **TEAMS,
     "maths": TeamLimits(rollouts=1_000_000, rollouts_per_month=100_000),
-    "agents": TeamLimits(rollouts=400, warn_at=0.8),
+    "agents": TeamLimits(rollouts=800, warn_at=0.8),
 }
 """One team has a limit per month, which the demo leaves out, and one runs out within these steps."""
 

@@ -27,6 +27,7 @@ class Prometheus:
     """A client of a running Prometheus. `at` is the time that queries are answered for; None for now."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=30.0)
 
     def close(self) -> None:
