@@ -3,6 +3,12 @@ set -eu
 key=/secrets/trainer/team.key
 [ ! -s "$key" ] || { echo "$key is there"; exit 0; }
 rm -f "$key"
-rollout-budget admin teams create trainer --name "Trainer of the stack" --key-file /secrets/admin/admin.key
-rollout-budget admin keys create trainer --label compose --file "$key" --key-file /secrets/admin/admin.key >/dev/null
+admin() { rollout-budget admin "$@" --key-file /secrets/admin/admin.key; }
+tries=60  # of a second or more: the allocator may be starting
+until admin teams create trainer --name "Trainer of the stack" >/dev/null; do
+  tries=$((tries - 1))
+  [ "$tries" -gt 0 ] || { echo "the allocator did not answer: start it, then this again" >&2; exit 1; }
+  sleep 1
+done
+admin keys create trainer --label compose --file "$key" >/dev/null
 echo "$key is made"
