@@ -42,13 +42,7 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     encoder, choice, running, model = _models(settings, encoder)
     metrics = Metrics()
     repository = Repository(database.connect(settings.database))
-    batcher = Batcher(
-        encoder,
-        metrics,
-        max_batch=settings.encoder_max_batch or (GPU_BATCH if choice.device == "cuda" else CPU_BATCH),
-        max_wait_s=settings.encoder_max_wait_s,
-        max_queue=settings.encoder_max_queue,
-    )
+    batcher = _batcher(settings, encoder, choice.device, metrics)
     features = SqlFeatureCache(repository, encoder, batcher, metrics)
     fits = _fits(settings, running, repository, features, metrics)
 
@@ -102,6 +96,16 @@ def create_app(settings: Settings, *, encoder: Encoder | None = None) -> FastAPI
     segments.install(app)
     app.include_router(endpoints.router)
     return app
+
+
+def _batcher(settings: Settings, encoder: Encoder, device: str, metrics: Metrics) -> Batcher:
+    return Batcher(
+        encoder,
+        metrics,
+        max_batch=settings.encoder_max_batch or (GPU_BATCH if device == "cuda" else CPU_BATCH),
+        max_wait_s=settings.encoder_max_wait_s,
+        max_queue=settings.encoder_max_queue,
+    )
 
 
 def _models(
