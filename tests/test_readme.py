@@ -27,11 +27,13 @@ def block(language: str, number: int = 0) -> str:
 
 
 def test_the_python_session_runs() -> None:
-    """The loop without a server runs as printed, and asks for more or stops."""
+    """The loop in this process runs as printed: one advantage a rollout, all of them in the budget."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(block("python"), "README.md", "exec"), {})  # noqa: S102 - the very text under test
-    assert re.match(r"more [1-9]\d* \[|stop 0 \[", printed.getvalue())
+    found = re.fullmatch(r"(\d+) (\[.+\]) (\d+)\.0\n", printed.getvalue())
+    assert found, printed.getvalue()
+    assert int(found[1]) == len(json.loads(found[2])) == int(found[3]) > 0
 
 
 @pytest.mark.services
