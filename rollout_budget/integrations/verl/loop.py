@@ -136,9 +136,10 @@ class BudgetedAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc] # verl
     async def create(cls, *args: Any, **more: Any) -> BudgetedAgentLoopManager:
         """Start workers and desk."""
         manager = cls(*args, **more)
-        await manager._init_agent_loop_workers()
         algorithm = OmegaConf.to_container(manager.config.algorithm, resolve=True)
         place = os.environ.get(URL), os.environ.get(KEY)
+        Desk(algorithm, *place)  # here first, where a fault of the declaration ends the training with its own words
+        await manager._init_agent_loop_workers()
         manager.desk = ray.remote(Desk).options(num_cpus=0).remote(algorithm, *place)
         await manager.desk.enter.remote()
         await asyncio.gather(*(worker.attend.remote(manager.desk) for worker in manager.agent_loop_workers))

@@ -34,8 +34,9 @@ from verl.utils.import_utils import load_class_from_fqn
 from verl.utils.tracking import Tracking
 from verl.workers.rollout.replica import TokenOutput
 
-PROMPTS, MULTIPLE = 6, 16
-EOS = 1
+from tests.integrations.verl.drill_names import PROMPTS, STEPS
+
+MULTIPLE, EOS = 16, 1
 
 
 class Generation:
@@ -168,7 +169,6 @@ class Steps:
 
 
 def main(settings: dict[str, Any]) -> None:
-    random.seed(0)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     from transformers import AutoTokenizer
 
@@ -176,7 +176,7 @@ def main(settings: dict[str, Any]) -> None:
     steps = Steps(configuration(settings))
     done: dict[str, Any] = {"validation": steps.validation(steps.batch())}
     kept = None
-    for number, name in enumerate(settings["steps"], 1):
+    for number, name in enumerate(STEPS, 1):
         steps.trainer.global_steps = number
         if name == "again":
             done[name] = steps.again(kept)

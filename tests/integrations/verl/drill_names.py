@@ -1,0 +1,5 @@
+"""What the drill and its tests call things; read in both environments."""
+
+PROMPTS = 6
+STEPS = ("first", "again", "failing", "spent", "away")
+RUN = "my-run"
