@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rollout_budget.errors import InvalidInput
 from rollout_budget.session import Group, Prompt
+from rollout_budget.wire import Range
 
 KEY_CHARS = 32
 """Of a hash as a prompt's key: 128 bits, so that two prompts of a data set never share one."""
@@ -104,6 +105,53 @@ class Scores:
         verified = self.verified
         rewards = self.totals[verified].tolist() if self.shaped else None
         group.add(self.table[self.outcome][verified].tolist(), rewards, lost=int((~verified).sum()), tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a trainer's one reward becomes the verifiable outcome.
+
+    Attributes:
+        scale: range of outcomes that the run declares.
+        name: of the value beside the reward that is the outcome; None takes the reward itself.
+        above: rewards above it are the outcome `high`, all others `low`; in place of `name`.
+    """
+
+    scale: Range
+    name: str | None = None
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two rules at once.
+
+        Raises:
+            InvalidInput: both are given.
+        """
+        if self.name is not None and self.above is not None:
+            raise InvalidInput("give outcome or outcome_above, not both")
+
+    def of(self, reward: float | None, told: Mapping[str, Any]) -> float | None:
+        """Return the outcome of one rollout; None where its reward is not known.
+
+        Args:
+            reward: what the loss uses.
+            told: values beside it; truth values become the ends of the range, numbers stay.
+
+        Raises:
+            InvalidInput: the value that was named is not there.
+        """
+        if reward is None:
+            return None
+        if self.above is not None:
+            return self._end(good=reward > self.above)
+        if self.name is not None and self.name not in told:
+            known = ", ".join(sorted(map(str, told))) or "nothing"
+            raise InvalidInput(f"outcome={self.name!r} is not among the values of a rollout: {known}")
+        value = reward if self.name is None else told[self.name]
+        return self._end(good=bool(value)) if isinstance(value, (bool, np.bool_)) else float(value)
+
+    def _end(self, *, good: bool) -> float:
+        return self.scale.high if good else self.scale.low
 
 
 def spread(advantages: Sequence[float], verified: Sequence[bool]) -> list[float]:
