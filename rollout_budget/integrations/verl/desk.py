@@ -47,7 +47,9 @@ class Desk:
         self._settings = Settings.of(algorithm)
         self._session = self._settings.session(url=url, key=key)
         if algorithm.get("use_kl_in_reward"):
-            raise InvalidInput("use_kl_in_reward=True changes rewards after groups are decided on: use actor.use_kl_loss")
+            raise InvalidInput(
+                "use_kl_in_reward=True changes rewards after groups are decided on: use actor.use_kl_loss"
+            )
         if self._session.spec.advantage_samples != "all":
             raise InvalidInput('verl keeps no order of rollouts: leave advantage_samples at "all"')
         self._groups: dict[str, Group] = {}

@@ -137,20 +137,21 @@ def estimate(
         raise InvalidInput("verl gave no uid: the estimator rollout_budget needs one for each rollout")
     if _Seat.books is None:
         keep(Scored(Settings.of(config or {})))
-    columns = non_tensor_batch or {}
-    uids = [str(uid) for uid in index]
-    real = response_mask.bool().any(dim=-1).tolist()
-    rows: dict[str, list[int]] = {}
-    for row, uid in enumerate(uids):
-        if real[row]:
-            rows.setdefault(uid, []).append(row)
-    told = [{name: column[row] for name, column in columns.items()} for row in range(len(uids))]
-    rewards = token_level_rewards.sum(dim=-1).tolist()
     assert _Seat.books is not None  # noqa: S101 - kept above
-    gains = _Seat.books.advantages(Batch(uids, rewards, told, rows))
-    shape = {"dtype": token_level_rewards.dtype, "device": token_level_rewards.device}
-    advantages = torch.tensor(gains, **shape).unsqueeze(-1) * response_mask
+    columns = non_tensor_batch or {}
+    told = [{name: column[row] for name, column in columns.items()} for row in range(len(index))]
+    gains = _Seat.books.advantages(_batch([str(uid) for uid in index], token_level_rewards, response_mask, told))
+    of_rollouts = torch.tensor(gains, dtype=token_level_rewards.dtype, device=token_level_rewards.device)
+    advantages = of_rollouts.unsqueeze(-1) * response_mask
     return advantages, advantages
+
+
+def _batch(uids: Sequence[str], rewards: torch.Tensor, mask: torch.Tensor, told: Sequence[Mapping[str, Any]]) -> Batch:
+    rows: dict[str, list[int]] = {}
+    for row, real in enumerate(mask.bool().any(dim=-1).tolist()):
+        if real:
+            rows.setdefault(uids[row], []).append(row)
+    return Batch(uids, rewards.sum(dim=-1).tolist(), told, rows)
 
 
 def _with_figures(write: Any) -> Any:

@@ -10,7 +10,6 @@ failures and validation stay verl's.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -29,11 +28,10 @@ from rollout_budget.integrations.verl.desk import Desk, Rollout
 from rollout_budget.integrations.verl.estimator import Batch, keep
 from rollout_budget.session.waiting import KEY, URL
 
-log = logging.getLogger(__name__)
-
 TELL_S = 30.0
 """Longest wait for figures and for the end of the session."""
 NAMED = ("uid", "raw_prompt", "data_source", "extra_info")
+UNNAMED = ("agent_name", "trace")
 VerlWorker: Any = AgentLoopWorkerTQ.__ray_actor_class__
 
 
@@ -46,7 +44,11 @@ class BudgetedAgentLoopWorker(VerlWorker):  # type: ignore[misc] # verl lives in
         self._desk = desk
 
     async def _run_prompt(
-        self, prompt: dict[str, Any], params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+        self,
+        prompt: dict[str, Any],
+        params: dict[str, Any],
+        trajectory: dict[str, Any],
+        trace: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         alone = {} if trajectory["validate"] else {"__rollout_n__": 1}
         await super()._run_prompt({**prompt, **alone}, params, trajectory, trace)
@@ -85,9 +87,8 @@ class BudgetedAgentLoopWorker(VerlWorker):  # type: ignore[misc] # verl lives in
         if validate or not outputs or outputs[-1].reward_score is None:
             return None
         told = outputs[-1].extra_fields.get("reward_extra_info") or {}
-        plain = {name: _plain(value) for name, value in told.items()}
         tokens = sum(sum(one.response_mask) for one in outputs)
-        return Rollout(float(outputs[-1].reward_score), plain, tokens)
+        return Rollout(float(outputs[-1].reward_score), told, tokens)
 
     async def _blank(self, params: dict[str, Any], trajectory: dict[str, Any], prompt: dict[str, Any]) -> None:
         """Put one token that teaches nothing into the queue: verl cannot train on a batch without any.
@@ -106,9 +107,7 @@ class BudgetedAgentLoopWorker(VerlWorker):  # type: ignore[misc] # verl lives in
             extra_fields={"turn_scores": [], "tool_rewards": [], "reward_extra_info": {}, **versions},
             **({"response_logprobs": [0.0]} if params.get("logprobs") else {}),
         )
-        named = {**prompt, "session_id": 0}
-        named.pop("agent_name", None)
-        named.pop("trace", None)
+        named = {name: value for name, value in prompt.items() if name not in UNNAMED} | {"session_id": 0}
         await super()._agent_loop_postprocess(output, False, **named)
         tag = {"is_padding": True}
         await transfer_queue.async_kv_put(key=f"{prompt['uid']}_0_0", partition_id="train", tag=tag)
@@ -132,7 +131,7 @@ class BudgetedAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc] # verl
             )
 
     @classmethod
-    @auto_await
+    @auto_await  # type: ignore[untyped-decorator] # verl lives in another environment
     async def create(cls, *args: Any, **more: Any) -> BudgetedAgentLoopManager:
         """Start workers and desk."""
         manager = cls(*args, **more)
@@ -148,7 +147,7 @@ class BudgetedAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc] # verl
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Open a group for each prompt of a training batch, in one call, and let the workers draw."""
-        if not ("validate" in prompts and prompts["validate"]):
+        if "validate" not in prompts or not _column(prompts, "validate")[0]:
             columns = {name: _column(prompts, name) for name in NAMED if name in prompts}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             version = max(int(_column(prompts, "global_steps")[0]) - 1, 0)
@@ -168,9 +167,8 @@ class Desked:
         gains = [0.0] * len(batch.uids)
         for uid, rows in batch.rows.items():
             rewards = [batch.rewards[row] for row in rows]
-            of_group = known.get(uid)
             for row, reward in zip(rows, rewards, strict=True):
-                gains[row] = _beside_others(reward, rewards) if of_group is None else of_group.get(reward, 0.0)
+                gains[row] = _gain(reward, rewards, known.get(uid))
         return gains
 
     def metrics(self) -> dict[str, float]:
@@ -183,9 +181,10 @@ class Desked:
         ray.get(self._desk.leave.remote(), timeout=TELL_S)
 
 
-def _beside_others(reward: float, rewards: list[float]) -> float:
-    others = len(rewards) - 1
-    return 0.0 if others == 0 else reward - (sum(rewards) - reward) / others
+def _gain(reward: float, rewards: list[float], known: Mapping[float, float] | None) -> float:
+    if known is not None and (reward in known or not known):
+        return known.get(reward, 0.0)  # of a group that was not drawn there is a blank alone
+    return (reward - sum(rewards) / len(rewards)) * len(rewards) / max(len(rewards) - 1, 1)
 
 
 def _column(prompts: TensorDict, name: str) -> list[Any]:
@@ -196,7 +195,3 @@ def _column(prompts: TensorDict, name: str) -> list[Any]:
     if isinstance(column, NonTensorStack):
         return [column[place].data for place in range(len(prompts))]
     return [column.data] * len(prompts)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

@@ -74,7 +74,7 @@ class Settings:
                 of the range, numbers stay.
 
         Raises:
-            InvalidInput: the value that was named is not there.
+            InvalidInput: the value that was named is not there, or no number.
         """
         if self.above is not None:
             return self._end(good=reward > self.above)
@@ -84,8 +84,12 @@ class Settings:
                 f"algorithm.{SECTION}.outcome={self.outcome}: the reward function's values have no such name ({known}); "
                 "without our agent-loop manager verl hands on none, so set outcome_above there"
             )
-        value = told.get(self.outcome or VERIFIED, reward)
-        return self._end(good=bool(value)) if isinstance(value, (bool, np.bool_)) else float(value)
+        value = np.asarray(told.get(self.outcome or VERIFIED, reward)).item()
+        if isinstance(value, bool):
+            return self._end(good=value)
+        if not isinstance(value, (int, float)):
+            raise InvalidInput(f"the outcome {value!r} is no number: name another with algorithm.{SECTION}.outcome")
+        return float(value)
 
     def _end(self, *, good: bool) -> float:
         declared = Range.model_validate(self.rules.get("outcome_range") or {})

@@ -1,6 +1,6 @@
 """The estimator under verl's own functions: `python -m tests.integrations.verl.contract REPORT.json`, in `.venv-hooks`.
 
-Batches go through `compute_advantage` of verl's older trainer, which looks the estimator up in verl's registry.
+Runs with verl's entry points off: first the plug-in is not there, then it is broken, then it is named. Batches go through `compute_advantage` of verl's older trainer, which looks the estimator up in verl's registry.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from omegaconf import OmegaConf
 from verl.protocol import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.utils.import_utils import import_external_libs
 from verl.utils.skip import SkipManager
 from verl.utils.tracking import Tracking
 
 from rollout_budget.errors import RolloutBudgetError
-from rollout_budget.integrations.verl import estimator
 
 TOKENS = 4
 NAME = "rollout_budget"
+PLUGIN, ESTIMATOR = "rollout_budget.integrations.verl.plugin", "rollout_budget.integrations.verl.estimator"
 
 
 def algorithm(**settings: Any) -> Any:
@@ -51,7 +52,11 @@ def gains(data: DataProto, config: Any) -> dict[str, Any]:
     """Return what verl gets, row by row."""
     data = compute_advantage(data, adv_estimator=NAME, num_repeat=4, config=config)
     advantages, returns = data.batch["advantages"], data.batch["returns"]
-    return {"advantages": advantages.tolist(), "same": bool((advantages == returns).all()), "type": str(advantages.dtype)}
+    return {
+        "advantages": advantages.tolist(),
+        "same": bool((advantages == returns).all()),
+        "type": str(advantages.dtype),
+    }
 
 
 def fault(config: Any, *groups: tuple[str, list[float]]) -> str:
@@ -61,12 +66,28 @@ def fault(config: Any, *groups: tuple[str, list[float]]) -> str:
     except RolloutBudgetError as error:
         return str(error)
     finally:
-        estimator._Seat.books = None
+        sys.modules[ESTIMATOR]._Seat.books = None
     return ""
 
 
+def loaded() -> dict[str, bool]:
+    """Load the plug-in as `VERL_USE_EXTERNAL_MODULES` does, first without its estimator; return when it is registered."""
+    known = core_algos.ADV_ESTIMATOR_REGISTRY
+    found = {"left out": NAME in known or PLUGIN in sys.modules}
+    print("-- broken", file=sys.stderr)  # noqa: T201
+    sys.modules[ESTIMATOR] = None  # type: ignore[assignment] # Python's own mark of a module that cannot be imported
+    try:
+        import_external_libs([PLUGIN])
+    except ImportError:
+        found["broken"] = NAME in known
+    del sys.modules[ESTIMATOR]
+    print("-- named", file=sys.stderr)  # noqa: T201
+    import_external_libs([PLUGIN])
+    return {**found, "named": NAME in known}
+
+
 def main(report: Path) -> None:
-    done: dict[str, Any] = {"module": core_algos.get_adv_estimator_fn(NAME).__module__}
+    done: dict[str, Any] = {"loaded": loaded(), "module": core_algos.get_adv_estimator_fn(NAME).__module__}
     done["faults"] = {
         "no run": fault(OmegaConf.create({"use_kl_in_reward": False}), ("f0", [1.0])),
         "kl": fault(OmegaConf.create({"use_kl_in_reward": True, NAME: {"run": "kl"}}), ("f0", [1.0])),

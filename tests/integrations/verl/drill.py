@@ -25,6 +25,7 @@ import transfer_queue as tq
 import verl
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
+from transformers import AutoTokenizer
 from verl.experimental.reward_loop import RewardLoopManager
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -50,7 +51,7 @@ class Generation:
         if not self.failed and "!" in self.tokenizer.decode(prompt_ids):
             self.failed = True
             raise ConnectionError("the server went away")
-        ids = [random.randrange(4, 99) for _ in range(random.randrange(1, 5))]
+        ids = random.choices(range(4, 99), k=random.randint(1, 4))  # noqa: S311 - no secret
         return TokenOutput(token_ids=[*ids, EOS], log_probs=[-1.0] * (len(ids) + 1), extra_fields=dict(self.versions))
 
     versions = {"min_global_steps": 0, "max_global_steps": 0}  # noqa: RUF012 - never changed
@@ -115,10 +116,13 @@ class Steps:
         tu.assign_non_tensor_data(made, "global_steps", self.trainer.global_steps)
         return made
 
-    def step(self, batch: Any) -> dict[str, Any]:
-        """Submit, sample, pad, compute advantages and log, all by verl's own methods; return every row."""
+    def step(self, batch: Any, *, forget: bool) -> dict[str, Any]:
+        """Submit, sample, pad, compute advantages and log, all by verl's own methods; return every row.
+
+        Where the books are to forget, they have been asked for these advantages before, as if by a trainer that ended.
+        """
         PPOTrainer._submit_batch_to_rollout(self.trainer, batch)
-        return self.learn()
+        return self.learn(forget=forget)
 
     def again(self, batch: Any) -> dict[str, Any]:
         """Take a batch up as after a restart: its prompts are under way, but nobody draws."""
@@ -131,12 +135,15 @@ class Steps:
         self.trainer.trainer_mode = "sync"
         return self.learn()
 
-    def learn(self) -> dict[str, Any]:
+    def learn(self, *, forget: bool = False) -> dict[str, Any]:
         trainer = self.trainer
         meta, _ = self.buffer.sample(global_steps=trainer.global_steps, partition_id="train", batch_size=PROMPTS)
+        if forget:
+            drawn = {key.split("_")[0] for key in meta.keys}
+            assert len(ray.get(trainer.agent_loop_manager.desk.advantages.remote(list(drawn)))) == PROMPTS
         meta = upsample_batch_to_divisible_size(meta, MULTIPLE, EOS)
-        drawn = tq.kv_batch_get(keys=meta.keys, partition_id="train", select_fields=["rollout_log_probs"])
-        same = TensorDict({"old_log_probs": drawn["rollout_log_probs"]}, batch_size=len(meta.keys))
+        of_policy = tq.kv_batch_get(keys=meta.keys, partition_id="train", select_fields=["rollout_log_probs"])
+        same = TensorDict({"old_log_probs": of_policy["rollout_log_probs"]}, batch_size=len(meta.keys))
         tq.kv_batch_put(keys=meta.keys, partition_id="train", fields=same)  # what the policy would say of them
         PPOTrainer._compute_advantage(trainer, meta, {})
         fields = ["uid", "rm_scores", "advantages", "returns", "response_mask"]
@@ -160,7 +167,7 @@ class Steps:
 
     def validation(self, batch: Any) -> int:
         """Draw a validation batch and return its rollouts."""
-        tu.assign_non_tensor_data(batch, "validate", True)  # noqa: FBT003
+        tu.assign_non_tensor_data(batch, "validate", True)
         tags = [{"is_prompt": True, "status": "pending", "global_steps": 0} for _ in range(len(batch))]
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
         self.trainer.agent_loop_manager.generate_sequences(batch)
@@ -169,9 +176,7 @@ class Steps:
 
 
 def main(settings: dict[str, Any]) -> None:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    from transformers import AutoTokenizer
-
+    ray.init(num_cpus=2, include_dashboard=False)
     Generation.tokenizer = AutoTokenizer.from_pretrained(settings["model"])
     steps = Steps(configuration(settings))
     done: dict[str, Any] = {"validation": steps.validation(steps.batch())}
@@ -182,7 +187,7 @@ def main(settings: dict[str, Any]) -> None:
             done[name] = steps.again(kept)
         else:
             kept = steps.batch("!" if name == "failing" else "")
-            done[name] = steps.step(kept)
+            done[name] = steps.step(kept, forget=name == "restored")
         print(f"done {name}", flush=True)  # noqa: T201
         sys.stdin.readline()
     steps.log.finish()

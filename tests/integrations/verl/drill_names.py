@@ -1,5 +1,5 @@
 """What the drill and its tests call things; read in both environments."""
 
 PROMPTS = 6
-STEPS = ("first", "again", "failing", "spent", "away")
+STEPS = ("first", "again", "restored", "failing", "spent", "away")
 RUN = "my-run"

@@ -52,6 +52,11 @@ def page_lines() -> list[str]:
     return [line.strip(" \\").replace("'", "") for line in block.splitlines()[1:] if line.strip(" \\")]
 
 
+def banners(printed: str) -> list[str]:
+    """Return what our plug-in said, in whatever process."""
+    return [line for line in printed.splitlines() if "rollout-budget for verl" in line]
+
+
 def written(file: Path) -> list[dict[str, Any]]:
     """Return what verl's file logger wrote, one entry per step."""
     return [json.loads(line)["data"] for line in file.read_text(encoding="utf-8").splitlines()]

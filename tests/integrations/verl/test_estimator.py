@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rollout_budget as rb
 from tests.integrations.conftest import Service
-from tests.integrations.verl.running import HERE, LIMIT_S, at, booked, environment, python, written
+from tests.integrations.verl.running import HERE, LIMIT_S, at, banners, booked, environment, python, written
 from tests.paths import ROOT
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -38,7 +37,7 @@ def contract(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cont
     done = subprocess.run(
         [interpreter, "-m", f"{HERE}.contract", str(folder / "report.json")],
         cwd=ROOT,
-        env=environment(**at(service), VERL_FILE_LOGGER_PATH=str(log)),
+        env=environment(**at(service), VERL_USE_EXTERNAL_PLUGINS="none", VERL_FILE_LOGGER_PATH=str(log)),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -48,13 +47,16 @@ def contract(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Cont
     return Contract(json.loads((folder / "report.json").read_text()), done.stderr, written(log))
 
 
-def test_verl_loads_the_plug_in_by_itself_and_it_says_so(contract: Contract, service: Service) -> None:
-    """Through the entry point; verl itself would say nothing."""
+def test_the_plug_in_can_be_left_out_fails_aloud_and_can_be_named(contract: Contract, service: Service) -> None:
+    """Entry points off: nothing is registered or said. Broken: one line says so, where verl would say nothing. Named: there."""
+    assert contract.report["loaded"] == {"left out": False, "broken": False, "named": True}
     assert contract.report["module"] == "rollout_budget.integrations.verl.estimator"
-    banner = [line for line in contract.printed.splitlines() if line.startswith("rollout-budget for verl")]
-    assert len(banner) == 1
-    assert service.url in banner[0]
-    assert "VERL_USE_EXTERNAL_PLUGINS=none" in banner[0]
+    before, _, rest = contract.printed.partition("-- broken\n")
+    broken, _, named = rest.partition("-- named\n")
+    assert [len(banners(part)) for part in (before, broken, named)] == [0, 1, 1]
+    assert "not loaded, verl goes on without it: ModuleNotFoundError" in banners(broken)[0]
+    assert service.url in banners(named)[0]
+    assert "VERL_USE_EXTERNAL_PLUGINS=none" in banners(named)[0]
 
 
 def test_advantages_are_the_allocators_row_by_row(contract: Contract, service: Service) -> None:
@@ -131,41 +133,3 @@ def test_columns_that_a_newer_verl_passes_are_used(contract: Contract, service: 
 )
 def test_faults_of_the_declaration_say_what_to_do(contract: Contract, name: str, says: str) -> None:
     assert says in contract.report["faults"][name]
-
-
-def test_the_plug_in_can_be_left_out_fails_aloud_and_can_be_named() -> None:
-    """Entry points off: nothing is registered or said. Broken: one line says so. Named as an external module: there."""
-    script = f"""
-import sys, verl
-from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY as known
-from verl.utils.import_utils import import_external_libs
-plugin, estimator = "{PLUGIN}", "{PLUGIN.replace("plugin", "estimator")}"
-assert "rollout_budget" not in known and plugin not in sys.modules
-print("--", file=sys.stderr)
-sys.modules[estimator] = None
-try:
-    import_external_libs([plugin])
-except ImportError:
-    assert "rollout_budget" not in known
-    del sys.modules[estimator]
-    import_external_libs([plugin])
-print(known["rollout_budget"].__name__)
-"""
-    done = subprocess.run(
-        [python(), "-c", script],
-        cwd=ROOT,
-        env=environment(VERL_USE_EXTERNAL_PLUGINS="none"),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.stdout == "estimate\n", done.stderr[-2000:]
-    before, after = done.stderr.split("--\n", 1)
-    assert "rollout-budget" not in before
-    said = [line for line in after.splitlines() if line.startswith("rollout-budget for verl")]
-    assert "not loaded" in said[0]
-    assert "is loaded, allocator: in this process" in said[1]
-
-
-PLUGIN = "rollout_budget.integrations.verl.plugin"

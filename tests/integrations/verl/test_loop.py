@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,15 @@ import pytest
 
 import rollout_budget as rb
 from rollout_budget.wire import RolloutCounts, RunPatch
-from tests.integrations.conftest import Service, Services
+from tests.integrations.conftest import Services
 from tests.integrations.verl.drill_names import PROMPTS, RUN, STEPS
-from tests.integrations.verl.running import HERE, LIMIT_S, at, booked, environment, page_lines, python, written
+from tests.integrations.verl.running import HERE, LIMIT_S, at, banners, booked, environment, page_lines, python, written
 from tests.paths import ROOT
 from tests.vllm_server import TINY
 from trainer.policy import character_tokenizer, demo_model
 
+DRAWN = ("first", "again", "restored", "failing")
+"""Steps before the budget ends."""
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 
@@ -32,6 +33,7 @@ class Drilled:
     usage: RolloutCounts
     groups: list[dict[str, Any]]
     log: list[dict[str, Any]]
+    printed: str
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return a step's rollouts, without rows that pad."""
@@ -42,7 +44,7 @@ class Drilled:
 
 
 @pytest.fixture(scope="module")
-def drilled(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drilled]:
+def drilled(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Drilled:
     """One run of all steps; the budget ends before the step `spent`, the allocator before `away`."""
     interpreter = python()
     service, folder = services.start(), tmp_path_factory.mktemp("verl")
@@ -77,7 +79,8 @@ def drilled(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 process.stdin.flush()
     assert process.returncode == 0, (folder / "out.log").read_text()[-4000:]
     assert usage is not None
-    yield Drilled(json.loads((folder / "report.json").read_text()), usage, groups, written(log))
+    steps, printed = json.loads((folder / "report.json").read_text()), (folder / "out.log").read_text()
+    return Drilled(steps, usage, groups, written(log), printed)
 
 
 def model(folder: Path) -> Path:
@@ -97,12 +100,18 @@ def by_uid(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return dict(found)
 
 
+def test_verl_loads_the_plug_in_by_itself_and_it_says_so_once(drilled: Drilled) -> None:
+    """Through the entry point, in the first process and silently in Ray's."""
+    (said,) = banners(drilled.printed)
+    assert "estimator 'rollout_budget' is loaded, allocator: http://" in said
+
+
 def test_the_ledger_counts_what_verl_learns_from(drilled: Drilled) -> None:
-    """Three steps with groups of different sizes: every rollout in verl's batches is committed, and one that failed.
+    """Four steps with groups of different sizes: every rollout in verl's batches is committed, and one that failed.
 
     verl's validation, which draws through the same manager, is in nobody's budget.
     """
-    learned = [row for name in ("first", "again", "failing") for row in drilled.rows(name)]
+    learned = [row for name in DRAWN for row in drilled.rows(name)]
     assert (drilled.usage.committed, drilled.usage.reserved, drilled.usage.overage) == (len(learned) + 1, 0, 0)
     assert drilled.steps["validation"] == PROMPTS
     sizes = {len(rows) for name in ("first", "again") for rows in by_uid(drilled.rows(name)).values()}
@@ -114,7 +123,9 @@ def test_the_ledger_counts_what_verl_learns_from(drilled: Drilled) -> None:
 
 def test_more_rollouts_of_a_prompt_follow_its_first(drilled: Drilled) -> None:
     """Some group got a second wave, as the allocator's record of its grants says, and verl has all of both."""
-    sizes = {uid: len(rows) for name in ("first", "failing") for uid, rows in by_uid(drilled.rows(name)).items()}
+    sizes = {
+        uid: len(rows) for name in ("first", "restored", "failing") for uid, rows in by_uid(drilled.rows(name)).items()
+    }
     waves = {one["key"]["group_id"]: one["grants"] for one in drilled.groups if one["key"]["group_id"] in sizes}
     several = [uid for uid, grants in waves.items() if len(grants) > 1 and uid in sizes]
     assert several
@@ -142,7 +153,7 @@ def test_advantages_are_the_allocators_whatever_order_verl_puts_rows_in(drilled:
 
 
 def test_rows_that_pad_a_batch_teach_nothing_and_are_not_booked(drilled: Drilled) -> None:
-    """verl pads batches to a multiple of its mini-batch with rows under an id of their own."""
+    """A batch is padded to a multiple of its mini-batch with rows under an id of their own."""
     padding = [row for name in STEPS for row in drilled.steps[name]["rows"] if row["padding"]]
     assert padding
     assert {gain for row in padding for gain in row["advantages"]} == {0.0}
@@ -152,14 +163,22 @@ def test_rows_that_pad_a_batch_teach_nothing_and_are_not_booked(drilled: Drilled
 
 
 def test_uids_that_come_again_are_further_attempts(drilled: Drilled) -> None:
-    """verl's own re-issue after a restart: the same ids, drawn anew, booked beside what was drawn before."""
+    """As verl itself re-issues them after a restart: drawn anew, booked beside what was drawn before."""
     again = by_uid(drilled.rows("again"))
     assert set(again) == set(by_uid(drilled.rows("first")))
     for uid, rows in again.items():
         attempts = sorted(one["key"]["attempt"] for one in drilled.groups if one["key"]["group_id"] == uid)
         assert len(attempts) == 2
-        last = [one for one in drilled.groups if one["key"] ["group_id"] == uid and one["key"]["attempt"] == attempts[1]]
+        last = [one for one in drilled.groups if one["key"]["group_id"] == uid and one["key"]["attempt"] == attempts[1]]
         assert len(last[0]["outcomes"]) == len(rows)
+
+
+def test_groups_that_were_finished_before_a_restart_are_learned_from(drilled: Drilled) -> None:
+    """They wait in verl's queue, and the books of the process that drew them are gone: the others' mean stands in."""
+    for rows in by_uid(drilled.rows("restored")).values():
+        rewards = [row["reward"] for row in rows]
+        expected = [one - (sum(rewards) - one) / (len(rewards) - 1) for one in rewards]
+        assert [row["advantages"][0] for row in rows] == pytest.approx(expected, abs=1e-6)
 
 
 def test_prompts_are_told_apart_by_the_data_sets_index(drilled: Drilled) -> None:
@@ -169,7 +188,7 @@ def test_prompts_are_told_apart_by_the_data_sets_index(drilled: Drilled) -> None
 
 
 def test_a_rollout_that_fails_is_booked_and_the_others_are_learned_from(drilled: Drilled) -> None:
-    """verl keeps what is there of a failed group; so do the books."""
+    """What is there of a failed group is kept by verl, and so by the books."""
     groups = by_uid(drilled.rows("failing"))
     seen = {one["key"]["group_id"]: one for one in drilled.groups if one["key"]["group_id"] in groups}
     assert sum(one["closed"]["committed"] for one in seen.values()) == sum(map(len, groups.values())) + 1
