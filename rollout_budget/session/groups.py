@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 
 from rollout_budget.errors import InvalidInput
 from rollout_budget.outcomes import OutcomeRange
-from rollout_budget.wire import CloseGroup, Decision, ObserveGroup, OpenedGroup, OpenGroup, SuppliedPrior
+from rollout_budget.wire import (
+    MAX_PROMPT_CHARS,
+    CloseGroup,
+    Decision,
+    ObserveGroup,
+    OpenedGroup,
+    OpenGroup,
+    SuppliedPrior,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,8 @@ class Prompt:
 
     Attributes:
         key: stable identity, chosen by the caller (a data-set id or a hash); never inferred from the text.
-        text: what the prior service reads; may be left out where a key was seen before, or without a service.
+        text: what the prior service reads, as far as its longest text; may be left out where a key was seen before, or
+            without a service.
         group: id of the group, for trainers that have one; by default made of the step and the key.
         prior: the caller's own prediction, on the outcome scale.
     """
@@ -174,7 +183,7 @@ def opening(prompt: Prompt, *, version: int, step: int, attempt: int) -> OpenGro
         group_id=prompt.group or f"step{step}-{prompt.key}",
         attempt=attempt,
         prompt_key=prompt.key,
-        prompt=prompt.text,
+        prompt=None if prompt.text is None else prompt.text[:MAX_PROMPT_CHARS],
         prior=prompt.prior,
         policy_version=version,
         step=step,

@@ -265,3 +265,13 @@ def test_it_works_inside_a_loop_that_runs_already() -> None:
             return len(play(session, 0))
 
     assert asyncio.run(cell()) == len(PROMPTS)
+
+
+def test_a_prompt_of_any_length_is_opened(service: dict[str, str]) -> None:
+    """What lies beyond the allocator's longest text is left out, with a service and without; no trainer ends over it."""
+    endless = rb.Prompt("long", "word " * 20_000)
+    for where in ({}, service):
+        with rb.Session("long", policy="m", k_init=2, **where) as session:
+            (group,) = session.open([endless], version=0)
+            assert group.want == 2
+            assert session.metrics()["budget/errors_total"] == 0

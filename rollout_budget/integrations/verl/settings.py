@@ -18,6 +18,8 @@ from rollout_budget.wire import Range
 SECTION = "rollout_budget"
 VERIFIED = "acc"
 """What verl's reward managers call the verifiable part of a reward, or all of it where a function returns one number."""
+KEY_CHARS = 200
+"""Longest key that the allocator takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,10 @@ class Settings:
 
 
 def key_of(row: Mapping[str, Any]) -> str | None:
-    """Return a stable id of a prompt: its data set, its part and `extra_info.index`; None where there is no index."""
+    """Return a stable id of a prompt: data set, part and `extra_info.index`; None without an index, or if it is too long."""
     known = row.get("extra_info") or {}
     if known.get("index") is None:
         return None
     parts = (row.get("data_source"), known.get("split"), known["index"])
-    return "/".join(str(part) for part in parts if part is not None)
+    key = "/".join(str(part) for part in parts if part is not None)
+    return key if len(key) <= KEY_CHARS else None

@@ -75,6 +75,7 @@ def test_keys_of_prompts() -> None:
     """Where there is an index, with what it counts within; a text's hash otherwise, the same for the same text."""
     assert key_of({"data_source": "gsm8k", "extra_info": {"split": "train", "index": 0}}) == "gsm8k/train/0"
     assert key_of({"data_source": "gsm8k", "extra_info": None}) is None
+    assert key_of({"data_source": "d" * 200, "extra_info": {"index": 0}}) is None
 
     async def keys() -> list[str]:
         one = desk()
