@@ -29,7 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logging_stays_on() -> Iterator[None]:
-    """A test that silences the process would hide what later ones look for in the log."""
+def logging_stays_as_it_was() -> Iterator[None]:
+    """A test that silences the process, or leaves a handler behind, would change what later ones find in the log."""
+    root = logging.getLogger()
+    before = list(root.handlers)
     yield
     assert logging.root.manager.disable == logging.NOTSET
+    for handler in root.handlers:
+        if handler not in before and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)

@@ -60,7 +60,7 @@ class StepStats:
     degraded: bool = False
     fallback: bool = False
     detail: str = ""
-    request_ids: Sequence[str] = ()
+    request_ids: tuple[str, ...] = ()
 
     def __add__(self, other: StepStats) -> StepStats:
         """Return the cost of two rounds of one step."""

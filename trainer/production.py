@@ -161,9 +161,9 @@ class Producer:
         memory = dict(journal.ended["memory"])
         self._sampler.restore(memory["sampler"])
         self._size.restore(memory["size"])
-        return Batch(
-            self._next, journal.groups(), StepStats(**journal.ended["cost"]), memory, replayed=True, resumed=True
-        )
+        cost = dict(journal.ended["cost"])
+        drawn = StepStats(**{**cost, "request_ids": tuple(cost.get("request_ids", ()))})
+        return Batch(self._next, journal.groups(), drawn, memory, replayed=True, resumed=True)
 
     async def _draw(self, journal: StepJournal) -> Batch:
         async with self._newer:

@@ -156,10 +156,10 @@ def test_what_other_libraries_log_has_the_same_form(own_logging: None, capsys: p
     logs.configure(json_lines=True)
     logs.configure(json_lines=True)  # again: nothing is written twice
     with requests.named(ID):
-        logging.getLogger("uvicorn.error").warning("the %s server", "other")
+        logging.getLogger("other.library").warning("the %s server", "other")
         structlog.get_logger().warning("ours", api_key="rb_secret")
     theirs, ours = map(json.loads, capsys.readouterr().err.splitlines())
-    assert (theirs["event"], theirs["logger"], theirs["level"]) == ("the other server", "uvicorn.error", "warning")
+    assert (theirs["event"], theirs["logger"], theirs["level"]) == ("the other server", "other.library", "warning")
     assert theirs["request_id"] == ours["request_id"] == ID
     assert ours["api_key"] == "[redacted]"
 

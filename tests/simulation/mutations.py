@@ -46,14 +46,14 @@ def new_id_per_attempt() -> AbstractContextManager[object]:
     """A client that mints new ids whenever it tries again (G3)."""
     right, attempts = Http._send_once, count()
 
-    async def wrong(http: Http, call: Any) -> Any:
+    async def wrong(http: Http, call: Any, *told: Any) -> Any:
         if isinstance(call.body, OpenRequest):
             groups = [
                 group.model_copy(update={"group_id": f"{group.group_id}-{next(attempts)}"})
                 for group in call.body.groups
             ]
             call = replace(call, body=call.body.model_copy(update={"groups": groups}))
-        return await right(http, call)
+        return await right(http, call, *told)
 
     return mock.patch.object(Http, "_send_once", wrong)
 

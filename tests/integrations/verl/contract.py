@@ -101,10 +101,14 @@ def main(report: Path) -> None:
     done["first"] = gains(first, config)
     log.log({"training/global_step": 1}, step=1)
     log.log({"val-core/acc": 0.5}, step=1)
+    seat, books = sys.modules[ESTIMATOR]._Seat, sys.modules[ESTIMATOR]._Seat.books
+    Tracking("verl", "another", ["console"]).finish()
+    done["kept"] = seat.books is books
     SkipManager.set_step(2)
     done["second"] = gains(rows(("c", [1.0, 1.0, 1.0, 1.0])), config)
     log.log({"training/global_step": 2}, step=2)
     log.finish()
+    done["left"] = seat.books is None
 
     plain = algorithm(run="plain")
     done["faults"]["range"] = fault(plain, ("g", [2.0, 1.0]))

@@ -113,6 +113,11 @@ def test_figures_stand_beside_those_of_a_step_and_not_of_a_validation(contract: 
     assert set(validation) == {"val-core/acc"}
 
 
+def test_the_session_ends_with_the_trainings_log_and_no_other(contract: Contract) -> None:
+    """Another log of the same process may end, or be collected, at any time."""
+    assert (contract.report["kept"], contract.report["left"]) == (True, True)
+
+
 def test_columns_that_a_newer_verl_passes_are_used(contract: Contract, service: Service) -> None:
     """`acc` is then the outcome and the data set's index the key, as the open change of verl would allow."""
     (group,) = booked(service, "passed")
