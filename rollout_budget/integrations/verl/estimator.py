@@ -101,9 +101,10 @@ class Scored:
 
 
 class _Seat:
-    """Holds this process's books."""
+    """Holds this process's books, and which of verl's logs has their figures."""
 
     books: Books | None = None
+    log: int | None = None
 
 
 def keep(books: Books) -> None:
@@ -161,6 +162,7 @@ def _with_figures(write: Any) -> Any:
     def written(self: Any, data: dict[str, Any], step: int, backend: Any = None) -> None:
         more: dict[str, float] = {}
         if _Seat.books is not None and STEP in data:
+            _Seat.log = id(self)
             try:
                 more = _Seat.books.metrics()
             except Exception as error:  # noqa: BLE001 - a figure that is missing ends no training
@@ -171,12 +173,12 @@ def _with_figures(write: Any) -> Any:
 
 
 def _with_leave(finish: Any) -> Any:
-    """Return `Tracking.finish` with the end of the session before it."""
+    """Return `Tracking.finish` with the end of the session before it, if it is the end of the training's log."""
 
     @functools.wraps(finish)
     def finished(self: Any, *args: Any, **more: Any) -> None:
-        books, _Seat.books = _Seat.books, None
-        if books is not None:
+        if _Seat.books is not None and _Seat.log == id(self):
+            books, _Seat.books = _Seat.books, None
             try:
                 books.leave()
             except Exception as error:  # noqa: BLE001 - the training is over
