@@ -82,8 +82,8 @@ class Steps:
     """A trainer's state and its methods: those that run without GPUs."""
 
     def __init__(self, config: Any) -> None:
+        rewards = RewardLoopManager(config)  # its process starts while the queue's do
         tq.init(config.transfer_queue)
-        rewards = RewardLoopManager(config)
         manager = load_class_from_fqn(config.actor_rollout_ref.rollout.agent.agent_loop_manager_class)
         client = Generation()
         loop = manager.create(
