@@ -120,11 +120,10 @@ def test_rollouts_that_slime_aborts_are_paid_for_and_teach_nothing(service: Serv
     assert usage(service, "slime-aborted") == (len(step.samples), 0)
 
 
-@pytest.mark.parametrize("more", [{}, GENERATE], ids=["fixed", "waves"])
-def test_an_allocator_that_dies_costs_no_step(services: Services, more: dict[str, Any]) -> None:
+def test_an_allocator_that_dies_costs_no_step(services: Services) -> None:
     """Baselines come from the same rules in slime's process; the log says how often."""
     service = services.start()
-    args = arguments(rollout_budget=declared(service, "slime-dead", k_init=4, k_max=4), **more)
+    args = arguments(rollout_budget=declared(service, "slime-dead", k_init=4, k_max=4), **GENERATE)
     with installed(chance):
         rollouts = Rollouts(args, PROMPTS)
         first = rollouts.step(0)
