@@ -11,6 +11,7 @@ import structlog
 from rollout_budget.client import PriorClient, Retries
 from rollout_budget.engine import Engine
 from rollout_budget.engine.ports import PriorSource
+from rollout_budget.ledger.base import Account
 from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auditing import Auditor
 from services.allocator.auth import Door
@@ -55,6 +56,7 @@ class Service:
         self.database = Database(connect(settings.url))
         self.store = SqlStore(self.database, self._committed, wall=Wall(metrics.second_wall))
         self._auditor = Auditor(self.database)
+        self._differing: set[tuple[Account, str]] = set()
         self._given_priors = priors
 
     @asynccontextmanager
@@ -102,9 +104,11 @@ class Service:
             yield Directory(connection, self._pepper, ledger=SqlLedger(connection, self.store.clock_offset_s()))
 
     async def audit(self) -> int:
-        """Compare all counters with what was booked; return how many differ."""
+        """Compare all counters with what was booked; return how many differ. Each is counted by the round that finds it."""
         found = await self._auditor.round()
-        self.metrics.violations.inc(len(found))
+        differing = {(one.account, one.counter) for one in found}
+        self.metrics.violations.inc(len(differing - self._differing))
+        self._differing = differing
         for one in found[:LOGGED_DISCREPANCIES]:
             team, run = one.account.team, one.account.run
             _log.error(

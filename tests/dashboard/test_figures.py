@@ -114,6 +114,11 @@ async def test_spending_is_read_once_and_goes_on(any_database: str, tmp_path: Pa
         assert sum(used.milliseconds for used in later.minutes.values()) == 1_500
         allocator.service.store.clock_offset_s = lambda: float(DAY_MINUTES * MINUTE_S)
         assert (await looked(allocator, "alpha", spending)).accounts[0].spent.minutes == {}
+        idle = Spending()
+        assert (await looked(allocator, "alpha", idle)).accounts[0].spent == Spent(later.last, {})
+        with counted(allocator) as asked:
+            await looked(allocator, "alpha", idle)
+        assert not [one for one in asked if "at_s >=" in one]  # a team that has been idle for a day is not read again
 
 
 async def test_a_page_asks_no_more_of_many_runs_than_of_as_many_as_it_shows(allocator: Running) -> None:
@@ -124,7 +129,7 @@ async def test_a_page_asks_no_more_of_many_runs_than_of_as_many_as_it_shows(allo
     await draw(allocator, allocator.team, "busy", [f"g{number}" for number in range(GROUPS_PER_RUN + 3)])
     with counted(allocator) as sent:
         page = await shown(allocator)
-    assert len(sent) <= 16
+    assert len(sent) <= 17
     assert page.runs[0].run == "busy"
     assert page.runs[0].groups == str(GROUPS_PER_RUN)
     assert (len(page.runs), page.more_runs) == (MAX_RUNS, 6)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.ledger.units import NO_AMOUNTS, Amounts
@@ -39,7 +40,7 @@ class Spent:
 
     def between(self, first: int, end: int) -> Amounts:
         """Return the sum from minute `first` up to, and without, minute `end`."""
-        return total(used for minute, used in self.minutes.items() if first <= minute < end)
+        return total(self.minutes[minute] for minute in range(first, end) if minute in self.minutes)
 
 
 class Spending:
@@ -53,7 +54,8 @@ class Spending:
         before = self._teams.get(team)
         known = before or await _first(connection, team)
         found = await _since(connection, team, known, now)
-        if self._teams.get(team) is before or self._teams[team].last < found.last:  # else another request was quicker
+        now_known = self._teams.get(team)
+        if now_known is None or now_known is before or now_known.last < found.last:  # else another request was quicker
             self._teams[team] = found
         self._teams.move_to_end(team)
         if len(self._teams) > MAX_TEAMS:
@@ -69,30 +71,34 @@ def total(amounts: Iterable[Amounts]) -> Amounts:
 
 async def _first(connection: AsyncConnection, team: str) -> Spent:
     """Return where the first look at a team starts."""
-    newest = select(entries.c.entry_id).where(entries.c.team == team).order_by(entries.c.entry_id.desc())
-    floor = await connection.scalar(newest.offset(MAX_ENTRIES).limit(1))
+    floor = await connection.scalar(_newest(team).offset(MAX_ENTRIES).limit(1))
     return Spent(floor or 0, {}, cut=floor is not None)
+
+
+def _newest(team: str) -> Select[Any]:
+    """Return the numbers of a team's entries, newest first."""
+    return select(entries.c.entry_id).where(entries.c.team == team).order_by(entries.c.entry_id.desc())
 
 
 async def _since(connection: AsyncConnection, team: str, known: Spent, now: float) -> Spent:
     """Return what is known with what came after it, without what is older than a day."""
+    newest = int(await connection.scalar(_newest(team).limit(1)) or 0)
     oldest = int(now) // MINUTE_S - DAY_MINUTES + 1
     minute = _minute(connection.dialect.name).label("minute")
     sums = [cast(func.sum(amount), BigInteger) for amount in SPENT]
     query = (
-        select(minute, func.max(entries.c.entry_id), *sums)
+        select(minute, *sums)
         .where(
             entries.c.team == team, entries.c.entry_id > known.last, entries.c.at_s >= oldest * MINUTE_S
         )
         .group_by(minute)
     )  # fmt: skip
-    last, minutes = known.last, {at: used for at, used in known.minutes.items() if at >= oldest}
-    for row in await connection.execute(query):
-        last = max(last, row[1])
-        used = Amounts(*row[2:])
+    minutes = {at: used for at, used in known.minutes.items() if at >= oldest}
+    for row in await connection.execute(query) if newest > known.last else ():
+        used = Amounts(*map(int, row[1:]))
         if any(used):
             minutes[row.minute] = total([minutes.get(row.minute, NO_AMOUNTS), used])
-    return replace(known, last=last, minutes=minutes)
+    return replace(known, last=max(newest, known.last), minutes=minutes)
 
 
 def _minute(dialect: str) -> ColumnElement[int]:

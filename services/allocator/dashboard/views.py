@@ -155,7 +155,10 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What this process has counted since it started, and whether a prior service is set."""
+    """What this process has counted since it started, of all teams, and whether a prior service is set.
+
+    `violations` is 0 for whoever sees one team: the accounts of that team which are stopped say it all.
+    """
 
     violations: int
     waiting: int
