@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from rollout_budget.wire import KeyCreate, TeamLimits
 from services.allocator.dashboard import sessions
@@ -77,6 +78,21 @@ async def test_a_team_sees_its_own_and_an_admin_all(any_database: str, tmp_path:
             one = (await admin.get("/dashboard", params={"team": "beta"})).text
             assert "betas-run" in one
             assert "alphas-run" not in one
+
+
+async def test_a_wrong_counter_is_told_to_its_team_and_to_admins(allocator: Running) -> None:
+    """Another team learns nothing of it: what the process has counted is of all teams."""
+    await draw(allocator, await allocator.new_key("alpha"), "r", ["g1"])
+    async with allocator.service.database.transaction() as connection:
+        await connection.exec_driver_sql("UPDATE accounts SET committed = 1 WHERE team = 'alpha' AND run = 'r'")
+    assert await allocator.service.audit() > 0
+    told = {}
+    for name, headers in (("own", await allocator.new_key("alpha", "read")), ("other", allocator.team)):
+        async with signed_in(allocator, headers) as browser:
+            told[name] = "counters differ" in (await browser.get("/dashboard")).text
+    async with signed_in(allocator, allocator.admin) as browser:
+        told["admin"] = "counters differ" in (await browser.get("/dashboard", params={"team": "default"})).text
+    assert told == {"own": True, "other": False, "admin": True}
 
 
 async def test_an_admin_pages_through_teams(allocator: Running) -> None:
@@ -183,6 +199,26 @@ async def test_a_form_is_small(allocator: Running) -> None:
     """Nobody without a key makes the service read more than a key."""
     answer = await allocator.http.post("/dashboard/login", data={"key": "k" * 5_000})
     assert answer.status_code == 413
+
+
+async def test_a_browser_that_goes_away_while_it_signs_in_is_no_error(allocator: Running) -> None:
+    """Strangers can make neither an answer of 5xx, which alerts count, nor a traceback in the log."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/dashboard/login", "raw_path": b"/dashboard/login", "query_string": b"",
+        "headers": [(b"content-length", b"9")], "scheme": "http", "http_version": "1.1", "server": ("allocator", 80),
+    }  # fmt: skip
+    with capture_logs() as lines:
+        await allocator.app(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
+    assert sent[0]["status"] == 413
+    assert not [line for line in lines if line["log_level"] == "error"]
 
 
 @pytest.mark.parametrize("path", ["", "/login", "/live", "/page.css", "/live.js", "/icon.svg"])

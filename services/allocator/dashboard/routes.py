@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import ClientDisconnect
 
 from rollout_budget.errors import NotFound, RolloutBudgetError, Unauthorized
 from rollout_budget.wire.common import Identifier
@@ -141,7 +142,7 @@ async def _shown(
     here = urlencode({name: value for name, value in (("team", team), ("after", after)) if value})
     answer = _page(
         template,
-        board=_board(parts, found),
+        board=_board(parts, found, who),
         admin=who.is_admin,
         one=None if who.is_admin and team is None else teams[0],
         after=after,
@@ -182,9 +183,12 @@ async def _read(parts: Service, request: Request, who: Visitor, teams: list[str]
         return await picture(connection, offset_s, teams, spending)
 
 
-def _board(parts: Service, found: Picture) -> Board:
+def _board(parts: Service, found: Picture, who: Visitor) -> Board:
+    violations = (
+        _counted(parts, "rollout_budget_invariant_violations_total") if who.is_admin else 0
+    )  # they name no team
     counters = Counters(
-        violations=_counted(parts, "rollout_budget_invariant_violations_total"),
+        violations=violations,
         waiting=_counted(parts, "rollout_budget_queue_requests"),
         has_prior_service=parts.settings.prior_url is not None,
     )
@@ -206,7 +210,7 @@ async def _form(request: Request) -> dict[str, list[str]] | None:
                 read += part
                 if len(read) > FORM_BYTES:
                     return None
-    except TimeoutError:
+    except (TimeoutError, ClientDisconnect):
         return None
     return parse_qs(read.decode("ascii", "replace"))
 
