@@ -74,3 +74,7 @@ def test_an_allocator_that_dies_costs_no_step(reports: Reports) -> None:
 def test_rays_workers_get_the_estimator_itself(reports: Reports) -> None:
     """SkyRL pickles its registry for the processes of a training."""
     assert reports["registry"]["pickled"] is True
+
+
+def test_the_script_of_the_page_gives_skyrls_trainer_a_budget(reports: Reports) -> None:
+    assert reports["registry"]["page"] == ["Budget"]

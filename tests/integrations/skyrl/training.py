@@ -29,6 +29,7 @@ from skyrl.train.trainer import RayPPOTrainer
 from skyrl.train.utils.callbacks import CallbackHandler, TrainingControl
 
 import rollout_budget.integrations.skyrl as budgeted
+from tests.integrations.pages import printed
 
 PROMPTS, TOKENS = 6, 5
 
@@ -108,7 +109,19 @@ def pickled() -> bool:
     return there.__wrapped__ is budgeted.estimate
 
 
+def as_printed() -> list[str]:
+    """Return what the page's script adds to the trainer that SkyRL makes; the script itself would ask for GPUs."""
+    (script,) = printed("skyrl.md", "python")
+    names: dict[str, Any] = {"__name__": "main_budgeted"}
+    exec(compile(script, "skyrl.md", "exec"), names)  # noqa: S102 - the very text under test
+    bare = object.__new__(RayPPOTrainer)
+    bare._callback_handler = CallbackHandler(None)
+    names["BasePPOExp"].get_trainer = lambda *_, **__: bare
+    made = object.__new__(names["BudgetedExp"]).get_trainer(cfg=None)
+    return [type(one).__name__ for one in made._callback_handler.callbacks]
+
+
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text())
     reports = {settings["run"]: trained(settings) for settings in given["runs"]}
-    Path(given["report"]).write_text(json.dumps({**reports, "registry": {"pickled": pickled()}}))
+    Path(given["report"]).write_text(json.dumps({**reports, "registry": {"pickled": pickled(), "page": as_printed()}}))

@@ -26,12 +26,14 @@ Reports = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def reports(service: Service, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """Three trainings in one process; the allocator of the last is killed after its first step."""
+    """Four trainings in one process, the page's among them; the allocator of the last is killed after its first step."""
     python()
     doomed = services.start()
     usual = {"policy": "tinker", "k_init": 2, "k_max": 12, "stopping": "osla", **service.rules}
     small = {"k_init": 3, "k_max": 3, "stopping": "fixed", "limits": {"rollouts": 18}}
+    place = {"ROLLOUT_BUDGET_URL": service.url, "ROLLOUT_BUDGET_KEY": service.key}
     runs = [
+        {"run": "my-tinker-run", "steps": 1, "environment": place},
         {"run": "tinker", "steps": STEPS, "eval_every": 1, "rules": usual},
         {"run": "tinker-cap", "steps": STEPS, "away": "1", "tolerant": True, "rules": {**usual, **small}},
         {"run": "tinker-dead", "steps": STEPS, "rules": {**usual, **doomed.rules}},
@@ -90,3 +92,11 @@ def test_an_allocator_that_dies_costs_no_step(reports: Reports) -> None:
     for step in report["learned"]:
         assert len(step) >= 2 * PER_STEP
         assert any(one["advantage"] for one in step)
+
+
+def test_the_script_of_the_page_trains_as_printed(service: Service, reports: Reports) -> None:
+    learned = reports["my-tinker-run"]["learned"]
+    with rb.SyncAllocatorClient(service.url, service.key) as client:
+        usage = client.get_run("my-tinker-run").usage
+    assert usage.committed == sum(map(len, learned)) >= 16
+    assert len(steps(reports["my-tinker-run"])) == 1

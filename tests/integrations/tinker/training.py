@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tinker_cookbook.utils import ml_log
 
 import rollout_budget as rb
 from rollout_budget.integrations.tinker import budgeted
+from tests.integrations.pages import printed
 from tests.integrations.tinker.edge import Characters, Service
 
 PER_STEP = 4
@@ -97,6 +99,29 @@ async def trained(settings: dict[str, Any]) -> dict[str, Any]:
     )
     async with rb.AsyncSession(settings["run"], **settings["rules"]) as session:
         await train.main(budgeted(config, session, outcome="correct"))
+    return came_to(settings)
+
+
+def as_printed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Run the script of the page, with a tokenizer that is here, and fewer steps."""
+    Service.learned = []
+    ours = {
+        "Qwen/Qwen3-8B": "characters",
+        "qwen3_disable_thinking": "role_colon",
+        "n_batches=100": f"n_batches={settings['steps']}",
+        "runs/arithmetic": settings["out"],
+    }
+    (script,) = printed("tinker.md", "python")
+    for theirs, other in ours.items():
+        assert theirs in script
+        script = script.replace(theirs, other)
+    os.environ.update(settings["environment"])
+    exec(compile(script, "tinker.md", "exec"), {})  # noqa: S102 - the very text under test
+    return came_to(settings)
+
+
+def came_to(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what was logged and what was learned from."""
     lines = (Path(settings["out"]) / "metrics.jsonl").read_text().splitlines()
     return {"log": [json.loads(line) for line in lines], "learned": Service.learned}
 
@@ -119,5 +144,8 @@ if __name__ == "__main__":
     train.fetch_model_pricing = lambda _: None  # asks a web page for prices
     register_tokenizer("characters", Characters)
     _stop_at_each_step()
-    reports = {settings["run"]: asyncio.run(trained(settings)) for settings in given["runs"]}
+    reports = {
+        settings["run"]: as_printed(settings) if "environment" in settings else asyncio.run(trained(settings))
+        for settings in given["runs"]
+    }
     Path(given["report"]).write_text(json.dumps(reports))
