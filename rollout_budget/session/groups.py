@@ -51,7 +51,7 @@ class Drawn:
     seconds: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Group:
     """One prompt at one policy version.
 
@@ -113,7 +113,7 @@ class Group:
 
     @property
     def unreported(self) -> bool:
-        """Whether rollouts were added that the allocator has not seen."""
+        """Whether rollouts were added that the allocator has not taken."""
         return self.size > self._reported
 
     def add(
@@ -154,9 +154,12 @@ class Group:
 
     def report(self) -> ObserveGroup:
         """Return all that was drawn so far, as `observe` takes it."""
-        self._reported = self.size
         shaped = {"rewards": list(self.rewards)} if self.rewards else {}
         return ObserveGroup(group_id=self.id, attempt=self.attempt, outcomes=list(self.outcomes), **shaped)
+
+    def taken(self, size: int) -> None:
+        """Know that the allocator has taken the first `size` outcomes."""
+        self._reported = size
 
     def heard(self, decision: Decision) -> None:
         """Take an answer of `observe`.
@@ -170,7 +173,7 @@ class Group:
         self.want = max(0, min(more, self.granted - self.used))
 
     def settlement(self) -> CloseGroup:
-        """Return what was drawn in all, as `close` takes it."""
+        """Return what was drawn in all, as `close` takes it; with the outcomes where a report of them was refused."""
         known = {"tokens": self.tokens, "seconds": self.seconds}
         told = {name: value for name, value in known.items() if value is not None}
         ends = {"outcomes": list(self.outcomes)} if self.unreported else {}

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
@@ -93,6 +94,7 @@ class AsyncSession:
         self._notify = notify or warn
         self._finish = finish
         self._said: set[str] = set()
+        self._opened: WeakValueDictionary[int, Group] = WeakValueDictionary()
         self._tally = Tally(self.spec.reference_group_size)
         self._exits = AsyncExitStack()
         self._allocator: Allocator = LocalAllocator()
@@ -115,8 +117,9 @@ class AsyncSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tell the service what it missed; end the run if that was asked for and nothing was raised."""
+        """Close what is still open, and tell the service what it missed; end the run if asked to and nothing was raised."""
         try:
+            await self.close(list(self._opened.values()))
             if self._finish and kind is None:
                 await self._allocator.finish_run(self.spec.run_id)
             elif isinstance(self._allocator, ResilientAllocator):
@@ -165,7 +168,8 @@ class AsyncSession:
     async def waves(self, groups: Sequence[Group]) -> AsyncGenerator[list[Group], None]:
         """Give the groups that want rollouts, wave after wave; add to them before the next is asked for.
 
-        Reports after each wave, and closes all groups at the end, also when the loop is left early.
+        Reports after each wave, and closes all groups at the end. So it does when the loop is left early: at once under
+        `contextlib.aclosing`, else when Python ends the generator, at the latest with the session.
         """
         try:
             wanting = [group for group in groups if group.want]
@@ -184,9 +188,10 @@ class AsyncSession:
                 some = [group for group in chunk if group.local is local]
                 if some:
                     await self._close(some, self._at_hand(local=local))
-        for group in left:
+        ended = [group for group in left if not group.closed]  # another task may have closed some meanwhile
+        for group in ended:
             group.want, group.closed = 0, True
-        self._tally.add(left)
+        self._tally.add(ended)
 
     async def score(self, drawn: Sequence[Drawn], *, version: int, step: int | None = None) -> list[Group]:
         """Open, report and close groups that were drawn already: baselines and advantages at sizes of the trainer's own.
@@ -223,10 +228,12 @@ class AsyncSession:
 
     def _groups(self, prompts: Sequence[Prompt], answer: OpenAnswer, version: int, *, local: bool) -> list[Group]:
         scale = self.spec.outcome_range.core()
-        return [
+        groups = [
             Group(prompt, one, version, scale, one.attempt, local=local, want=one.grant, granted=one.grant)
             for prompt, one in zip(prompts, answer.groups, strict=True)
         ]
+        self._opened.update({id(group): group for group in groups})
+        return groups
 
     async def _observe(self, groups: Sequence[Group], allocator: Allocator) -> None:
         request = ObserveRequest(groups=[group.report() for group in groups])
@@ -235,6 +242,9 @@ class AsyncSession:
         except RolloutBudgetError as error:
             self._failed("observe", error)
             decisions = self._decided_here(groups)
+        else:
+            for group, sent in zip(groups, request.groups, strict=True):
+                group.taken(len(sent.outcomes))
         for group, decision in zip(groups, decisions, strict=True):
             group.heard(decision)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -12,7 +15,7 @@ from pydantic import SecretStr
 import rollout_budget as rb
 from rollout_budget.client.notices import Notice
 from rollout_budget.errors import InvalidInput, Unauthorized
-from rollout_budget.wire import OpenAnswer, OpenRequest, RunLimits
+from rollout_budget.wire import CloseGroup, CloseRequest, OpenAnswer, OpenRequest, RunLimits
 from services.allocator.app import create_app
 from services.allocator.settings import Settings
 from tests.allocator.databases import fresh_sqlite
@@ -88,6 +91,29 @@ def test_a_loop_that_is_left_early_gives_back_what_it_did_not_draw(service: dict
             usage = client.get_run("left").usage
     assert (usage.committed, usage.reserved) == (1, 0)
     assert usage.granted - usage.committed == usage.released
+
+
+async def test_a_session_closes_what_its_loop_left_open(service: dict[str, str]) -> None:
+    """`async for` does not end its generator when it is left; the end of the session gives back what was not drawn."""
+    async with rb.AsyncSession("left", policy="m", k_init=4, url=service["url"], key=service["key"]) as session:
+        groups = await session.open(PROMPTS, version=0)
+        waves = session.waves(groups)
+        async for wave in waves:
+            wave[0].add([1.0])
+            break
+    async with rb.AllocatorClient(service["url"], service["key"]) as client:
+        usage = (await client.get_run("left")).usage
+    assert (usage.committed, usage.reserved) == (1, 0)
+    await waves.aclose()
+    assert session.metrics()["budget/used"] == 1  # closed once, by whichever end came first
+
+
+def test_a_trainer_that_never_reads_its_figures_keeps_no_group() -> None:
+    with rb.Session("unread", policy="m", k_init=2) as session:
+        kept = [weakref.ref(group) for group in play(session, 0)]
+        gc.collect()
+        assert [ref() for ref in kept] == [None] * len(PROMPTS)
+        assert session.metrics()["budget/local_groups"] == 0
 
 
 def test_a_group_that_nothing_is_added_to_ends_the_waves() -> None:
@@ -187,7 +213,7 @@ class Broken:
         """Grant the first wave."""
         return await self._whole.open(run_id, request)
 
-    async def observe(self, run_id: str, _request: object) -> None:
+    async def observe(self, run_id: str, _request: Any) -> None:
         """Know nothing."""
         raise rb.RolloutBudgetError(run_id)
 
@@ -204,6 +230,26 @@ def test_groups_that_the_service_lost_still_have_advantages() -> None:
                 group.add(OUTCOMES[: group.want])
     assert all(group.size == 4 and sum(map(abs, group.advantages)) > 0 for group in groups)
     assert [notice.kind for notice in said] == ["refused", "refused"]
+
+
+class Deaf(Broken):
+    """An allocator that refuses reports, and takes settlements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: list[CloseGroup] = []
+
+    async def close(self, run_id: str, request: CloseRequest) -> None:  # noqa: ARG002  whose it is
+        """Keep what was settled."""
+        self.settled += request.groups
+
+
+def test_outcomes_whose_report_was_refused_come_with_the_settlement() -> None:
+    """Else they would be charged, and nothing would be learned from them."""
+    allocator = Deaf()
+    with rb.Session("deaf", policy="m", k_init=4, allocator=allocator, notify=lambda _: None) as session:
+        session.score([rb.Drawn(PROMPTS[0], OUTCOMES[:4])], version=0)
+    assert [(one.used, one.outcomes) for one in allocator.settled] == [(4, OUTCOMES[:4])]
 
 
 def test_shaped_rewards_make_advantages_and_outcomes_make_decisions() -> None:
