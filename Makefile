@@ -19,7 +19,7 @@ test: ## the whole test suite: real SQLite, real PostgreSQL, one real vLLM serve
 
 test-integrations: ## other trainers with our budgets, each in an environment of its own: TRL on real servers, verl, SkyRL, tinker
 	@scripts/setup --vllm --trl --hooks
-	@$(PY) -m pytest tests/integrations
+	@$(PY) -m pytest -n 2 --dist loadgroup tests/integrations
 
 soak: ## every harness for 30 minutes: simulation, state machine, killed processes, contract, load, stages (MINUTES=, ONLY=)
 	@scripts/setup --vllm
