@@ -160,6 +160,15 @@ def test_databases_that_are_away_old_or_secret(doctor: Ask, tmp_path: Path) -> N
     assert "secret" not in refused.err
 
 
+def test_addresses_that_are_none_are_said_in_a_line(doctor: Ask) -> None:
+    """Whichever option names them; no traceback, and everything else is looked at all the same."""
+    report = doctor("--url", "http://[::1", "--prior-url", "http://here:port", "--vllm", "http://[::1")
+    for name in ("allocator", "prior", "vllm [::1"):
+        assert "no answer" in only(report, name, "fail").said
+    refused = doctor.command("doctor", "--database", "postgresql://[::1/ledger", good=False)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+
+
 def test_a_full_disk_and_one_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the free bytes of wherever the folder would be made."""
     usage = shutil.disk_usage(tmp_path)

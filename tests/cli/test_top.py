@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rollout_budget.cli.events import Away, Ended
+from rollout_budget.cli.live import sampling
 from rollout_budget.cli.live.sampling import Motion, RunNow, Sampler, Snapshot, TeamNow
 from rollout_budget.cli.live.screen import SORTS, View, lines
 from rollout_budget.cli.live.top import look
@@ -67,6 +68,21 @@ def test_figures_are_the_ledgers_own(moving: str, service: Path, command: Comman
         assert team.nearest is not None
         assert (team.nearest.name, team.nearest.share) == ("rollouts", 14 / 16)
     assert [one.team for one in snapshot_of(command).teams] == ["default", "idle"]
+
+
+def test_teams_beyond_the_screen_are_in_the_totals(
+    moving: str, service: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the busiest are asked for their limits; what the others drew counts all the same."""
+    command("admin", "teams", "create", "quiet")
+    key = service / "quiet.key"
+    command("admin", "keys", "create", "quiet", "--file", str(key))
+    draw(moving, key, "delta", 1, 3)
+    monkeypatch.setattr(sampling, "MAX_TEAMS", 1)
+    found = snapshot_of(command)
+    assert ([one.team for one in found.teams], found.teams_left_out) == (["default"], 1)
+    assert (found.totals.used, found.totals.groups) == (14 + 3, 4 + 1)
+    assert "delta" in {one.run for one in found.runs}
 
 
 def test_speeds_are_of_the_time_between_two_looks(moving: str, service: Path) -> None:

@@ -46,7 +46,11 @@ def _doctor(options: Options) -> None:
     from rollout_budget.cli.doctor.examine import Places, checks  # noqa: PLC0415 - locks of files as Unix has them
     from rollout_budget.cli.doctor.report import Report, lines  # noqa: PLC0415 - only here
 
-    if options.database and urlsplit(options.database).password:
+    try:
+        password = urlsplit(options.database or "").password
+    except ValueError as error:
+        raise Usage(f"--database: no address: {error}") from None
+    if password:
         raise Usage("--database: leave the password out, which `ps` shows to everybody, and set PGPASSWORD")
     places = Places(
         data=options.data,

@@ -27,26 +27,29 @@ MODEL = "policy"
 def checks(url: str) -> Iterator[Check]:
     """Look at one server."""
     name = f"vllm {url.removeprefix('http://')}"
-    with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
-        try:
-            health = client.get("/health")
-            version = _json(client, "/version").get("version")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            yield fail(name, f"no answer: {error}", "start it, or correct --vllm; a start takes half a minute and more")
-            return
-        if version is None:
-            yield fail(name, "what answers there is no vLLM server", "name a vLLM server's address, without /v1")
-            return
-        if health.status_code != httpx.codes.OK:
-            yield fail(
-                name,
-                f"vLLM {version}, not healthy ({health.status_code})",
-                "its engine has died: see its log, restart it",
-            )
-            return
-        yield _version(name, str(version))
-        yield _model(name, client)
-        yield from _weights(name, client)
+    try:
+        with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+            yield from _of_server(name, client)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        yield fail(name, f"no answer: {error}", "start it, or correct --vllm; a start takes half a minute and more")
+
+
+def _of_server(name: str, client: httpx.Client) -> Iterator[Check]:
+    health = client.get("/health")
+    version = _json(client, "/version").get("version")
+    if version is None:
+        yield fail(name, "what answers there is no vLLM server", "name a vLLM server's address, without /v1")
+        return
+    if health.status_code != httpx.codes.OK:
+        yield fail(
+            name,
+            f"vLLM {version}, not healthy ({health.status_code})",
+            "its engine has died: see its log, restart it",
+        )
+        return
+    yield _version(name, str(version))
+    yield _model(name, client)
+    yield from _weights(name, client)
 
 
 def _version(name: str, version: str) -> Check:

@@ -201,7 +201,7 @@ def prior_key(url: str, secret: Secret) -> Iterator[Check]:
 
 def ports(urls: list[str]) -> Iterator[Check]:
     """Look whether the ports that `up` takes are free, or are the services' own."""
-    own = {urlsplit(url).port for url in urls}
+    own = {_port(url) for url in urls}
     for port in USUAL_PORTS:
         if port in own:
             continue
@@ -210,6 +210,14 @@ def ports(urls: list[str]) -> Iterator[Check]:
                 yield ok(f"port {port}", "free")
             else:
                 yield warn(f"port {port}", "something else listens", "`rollout-budget up` takes another one by itself")
+
+
+def _port(url: str) -> int | None:
+    """Return the port that an address names; None of one that is no address, which another check says."""
+    try:
+        return urlsplit(url).port
+    except ValueError:
+        return None
 
 
 def secret_of(file: Path | None, variable: str) -> Secret | None:

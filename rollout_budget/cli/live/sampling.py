@@ -112,7 +112,7 @@ class Sampler:
             at=datetime.now(UTC),
             url=self._url,
             scope=scope,
-            totals=Motion(**counts.motion((), [one.usage for one in budgets] or [row.counts for row in rows])),
+            totals=Motion(**counts.motion((), [row.counts for row in rows])),
             teams=[_team(counts, view) for view in shown],
             runs=[_run(counts, list(same)) for _, same in groupby(sorted(rows, key=_place), _place)],
             teams_left_out=self._left_out,
