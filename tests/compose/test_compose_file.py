@@ -204,3 +204,14 @@ def test_an_image_is_given_only_what_is_installed() -> None:
     assert allowed == {
         "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "rollout_budget", "services", "trainer",
     }  # fmt: skip
+
+
+def test_prometheus_scrapes_every_service_of_ours() -> None:
+    """Those of a profile by name alone, which resolves while they are there: without them nothing is down."""
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    always = {target for job in jobs for one in job["static_configs"] for target in one["targets"]}
+    some = {f"{name}:{one['port']}" for job in jobs for one in job.get("dns_sd_configs", []) for name in one["names"]}
+    asked = {name: " ".join(service["healthcheck"].get("test", [])) for name, service in SERVICES.items()}
+    ours = {name: found[1] for name, test in asked.items() if (found := re.search(r":(\d+)/readyz", test))}
+    assert always == {f"{name}:{port}" for name, port in ours.items() if "profiles" not in SERVICES[name]}
+    assert some == {f"{name}:{port}" for name, port in ours.items() if "profiles" in SERVICES[name]}
