@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from services.allocator.settings import Settings as AllocatorSettings
 from services.kit.configuration import ServiceSettings

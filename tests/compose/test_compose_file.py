@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from services.allocator.settings import Settings as AllocatorSettings
 from services.prior_api.settings import Settings as PriorSettings

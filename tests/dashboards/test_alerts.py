@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from tests.paths import ROOT
 from tests.tools import find_tool

@@ -17,7 +17,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from tests.paths import ROOT
 from tests.tools import FETCHED, find_tool

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 from tests.compose.smoke.engine import ROOT, Engine, Failed
 from tests.ports import free_port
