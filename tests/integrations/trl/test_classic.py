@@ -22,17 +22,17 @@ def test_trl_trains_on_our_advantages_and_the_ledger_counts_its_samples(service:
     """Rows of TRL's table, group by group, against the allocator's database: outcomes and advantages are equal."""
     python()
     model = export_model(tmp_path / "model", 0, seed=0)
-    settings = {"model": str(model), "steps": STEPS, "per_step": PER_STEP, "run": "classic"}
+    settings = {"model": str(model), "steps": STEPS, "per_step": PER_STEP, "run": "trl-classic"}
     rules = {"policy": "tiny-classic", **service.rules}
     report = train("train_classic", tmp_path, {**settings, "rules": rules})
     assert report["steps"] == STEPS
     table = completions(tmp_path / "out" / "completions")
     with rb.SyncAllocatorClient(service.url, service.key) as client:
-        usage = client.get_run("classic").usage
+        usage = client.get_run("trl-classic").usage
     assert (usage.committed, usage.reserved, usage.overage) == (len(table), 0, 0)
     assert len(table) == STEPS * PER_STEP
 
-    groups = list(seen_by(service, "classic").values())
+    groups = list(seen_by(service, "trl-classic").values())
     groups.sort(key=lambda group: [int(part) for part in group["key"]["group_id"][1:].split("-")])
     for place, group in enumerate(groups):
         rows = table[place * SIZE : (place + 1) * SIZE]

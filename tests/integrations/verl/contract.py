@@ -95,7 +95,7 @@ def main(report: Path) -> None:
         "rule": fault(algorithm(run="rule", estimator="mine"), ("f0", [1.0])),
     }
     log = Tracking("verl", "contract", ["file"])
-    config = algorithm(run="classic", policy="tiny", outcome_range={"low": -1, "high": 1}, outcome_above=-0.5)
+    config = algorithm(run="verl-classic", policy="tiny", outcome_range={"low": -1, "high": 1}, outcome_above=-0.5)
     first = rows(("a", [1.0, -1.0, 0.25, 1.0]), ("b", [-1.0, -1.5, -1.0, -1.0]), ("alone", [1.0]))
     SkipManager.set_step(1)
     done["first"] = gains(first, config)

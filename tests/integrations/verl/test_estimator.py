@@ -61,7 +61,7 @@ def test_the_plug_in_can_be_left_out_fails_aloud_and_can_be_named(contract: Cont
 
 def test_advantages_are_the_allocators_row_by_row(contract: Contract, service: Service) -> None:
     """Shaped rewards less the baselines of their outcomes; the same on each of a rollout's own tokens, 0 elsewhere."""
-    groups = {one["key"]["group_id"]: one for one in booked(service, "classic")}
+    groups = {one["key"]["group_id"]: one for one in booked(service, "verl-classic")}
     assert set(groups) == {"a", "b", "alone", "c"}
     rows = contract.gains("first")
     for uid, places in (("a", range(4)), ("b", range(4, 8)), ("alone", range(8, 9))):
@@ -74,14 +74,14 @@ def test_advantages_are_the_allocators_row_by_row(contract: Contract, service: S
 
 def test_outcomes_are_told_from_shaped_rewards_by_the_declared_bound(contract: Contract, service: Service) -> None:
     """Right with a penalty, 0.25, counts as right; on the unit scale of the database."""
-    groups = {one["key"]["group_id"]: one for one in booked(service, "classic")}
+    groups = {one["key"]["group_id"]: one for one in booked(service, "verl-classic")}
     assert groups["a"]["outcomes"] == [1.0, 0.0, 1.0, 1.0]
     assert groups["b"]["outcomes"] == [0.0] * 4
 
 
 def test_a_group_of_one_and_a_group_without_difference_have_the_prior(contract: Contract, service: Service) -> None:
     """The single rollout's advantage is reward less prior, not 0 and not the reward; equal rewards still teach."""
-    groups = {one["key"]["group_id"]: one for one in booked(service, "classic")}
+    groups = {one["key"]["group_id"]: one for one in booked(service, "verl-classic")}
     prior = 2.0 * groups["alone"]["prior"] - 1.0
     assert contract.gains("first")[8][0] == pytest.approx(1.0 - prior, abs=1e-6)
     assert contract.gains("second")[0][0] > 0.0
@@ -90,17 +90,17 @@ def test_a_group_of_one_and_a_group_without_difference_have_the_prior(contract: 
 def test_rows_that_pad_get_nothing_and_are_in_no_group(contract: Contract, service: Service) -> None:
     """With an id of their own or with another's: advantage 0, and the group is as large as it was."""
     assert contract.gains("first")[9:] == [[0.0] * 4] * 2
-    sizes = {one["key"]["group_id"]: len(one["outcomes"]) for one in booked(service, "classic")}
+    sizes = {one["key"]["group_id"]: len(one["outcomes"]) for one in booked(service, "verl-classic")}
     assert sizes == {"a": 4, "b": 4, "alone": 1, "c": 4}
 
 
 def test_the_ledger_has_verls_rollouts_at_verls_size(contract: Contract, service: Service) -> None:
     """The run declares the first batch's largest group as its size: nothing is beyond a grant, nothing stays held."""
     with rb.SyncAllocatorClient(service.url, service.key) as client:
-        run = client.get_run("classic")
+        run = client.get_run("verl-classic")
     assert (run.usage.committed, run.usage.reserved, run.usage.overage) == (13, 0, 0)
     assert (run.spec.k_init, run.spec.k_max, run.spec.stopping) == (4, 4, "fixed")
-    versions = {one["key"]["group_id"]: one["policy_version"] for one in booked(service, "classic")}
+    versions = {one["key"]["group_id"]: one["policy_version"] for one in booked(service, "verl-classic")}
     assert versions == {"a": 0, "b": 0, "alone": 0, "c": 1}
     assert contract.report["first"]["same"]
 
