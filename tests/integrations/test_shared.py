@@ -7,7 +7,7 @@ import pytest
 
 import rollout_budget as rb
 from rollout_budget.errors import InvalidInput
-from rollout_budget.integrations.shared import Scores, outcome_place, prompt_of, spread
+from rollout_budget.integrations.shared import Scores, Verdict, outcome_place, prompt_of, spread
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "2+2="}]}]
 NONE = float("nan")
@@ -48,3 +48,19 @@ def test_rollouts_without_an_outcome_are_lost_and_get_no_advantage() -> None:
 def test_a_lone_outcome_is_its_own_reward(weights: list[float], shaped: bool) -> None:  # noqa: FBT001
     scores = Scores(np.ones((len(weights), 2)), 0, np.array(weights))
     assert scores.shaped is shaped
+
+
+def test_an_outcome_is_the_reward_or_a_value_beside_it_or_what_lies_above() -> None:
+    """Truth values become the ends of the declared range; what is named and missing is an error, not a zero."""
+    scale = rb.Range(low=-1, high=1)
+    told = {"solved": np.True_, "share": 0.25}
+    assert Verdict(scale).of(0.5, told) == 0.5
+    assert Verdict(scale, "solved").of(0.5, told) == 1.0
+    assert Verdict(scale, "solved").of(0.5, {"solved": False}) == -1.0
+    assert Verdict(scale, "share").of(0.5, told) == 0.25
+    assert [Verdict(scale, above=0.5).of(reward, told) for reward in (0.5, 0.75)] == [-1.0, 1.0]
+    assert Verdict(scale, "share").of(None, {}) is None
+    with pytest.raises(InvalidInput, match="share, solved"):
+        Verdict(scale, "score").of(0.5, told)
+    with pytest.raises(InvalidInput, match="not both"):
+        Verdict(scale, "score", 0.0)

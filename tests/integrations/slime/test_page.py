@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it ships no types
+import yaml
 
 import rollout_budget as rb
 from rollout_budget.integrations.slime.books import leave

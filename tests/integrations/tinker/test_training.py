@@ -26,7 +26,7 @@ Reports = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def reports(service: Service, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """Four trainings in one process, the page's among them; the allocator of the last is killed after its first step."""
+    """Five trainings in one process, the page's among them; the allocator of the last is killed after its first step."""
     python()
     doomed = services.start()
     usual = {"policy": "tinker", "k_init": 2, "k_max": 12, "stopping": "osla", **service.rules}
@@ -36,6 +36,12 @@ def reports(service: Service, services: Services, tmp_path_factory: pytest.TempP
         {"run": "my-tinker-run", "steps": 1, "environment": place},
         {"run": "tinker", "steps": STEPS, "eval_every": 1, "rules": usual},
         {"run": "tinker-cap", "steps": STEPS, "away": "1", "tolerant": True, "rules": {**usual, **small}},
+        {
+            "run": "tinker-range",
+            "steps": STEPS,
+            "tolerant": True,
+            "rules": {**usual, "outcome_range": {"low": 0, "high": 0.5}},
+        },
         {"run": "tinker-dead", "steps": STEPS, "rules": {**usual, **doomed.rules}},
     ]
 
@@ -100,3 +106,11 @@ def test_the_script_of_the_page_trains_as_printed(service: Service, reports: Rep
         usage = client.get_run("my-tinker-run").usage
     assert usage.committed == sum(map(len, learned)) >= 16
     assert len(steps(reports["my-tinker-run"])) == 1
+
+
+def test_an_outcome_outside_the_range_ends_the_training_also_where_errors_are_forgiven(reports: Reports) -> None:
+    """tinker-cookbook skips a group that failed; the next step would be the same, so it is not begun."""
+    report = reports["tinker-range"]
+    assert "outside" in report["fault"]
+    assert {line["progress/batch"] for line in report["log"] if "progress/batch" in line} == {0}
+    assert reports["tinker"]["fault"] is None

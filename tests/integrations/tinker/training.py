@@ -23,6 +23,7 @@ from tinker_cookbook.tokenizer_utils import register_tokenizer
 from tinker_cookbook.utils import ml_log
 
 import rollout_budget as rb
+from rollout_budget.errors import InvalidInput
 from rollout_budget.integrations.tinker import budgeted
 from tests.integrations.pages import printed
 from tests.integrations.tinker.edge import Characters, Service
@@ -97,9 +98,13 @@ async def trained(settings: dict[str, Any]) -> dict[str, Any]:
         save_every=0,
         rollout_error_tolerance=bool(settings.get("tolerant")),
     )
+    fault = None
     async with rb.AsyncSession(settings["run"], **settings["rules"]) as session:
-        await train.main(budgeted(config, session, outcome="correct"))
-    return came_to(settings)
+        try:
+            await train.main(budgeted(config, session, outcome="correct"))
+        except InvalidInput as error:
+            fault = str(error)
+    return {**came_to(settings), "fault": fault}
 
 
 def as_printed(settings: dict[str, Any]) -> dict[str, Any]:
