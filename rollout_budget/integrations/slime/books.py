@@ -19,6 +19,8 @@ SECTION = "rollout_budget"
 """Key of the settings in the file of `--custom-config-path`, whose keys slime sets on its arguments."""
 MARK = "rollout_budget_advantage"
 """Key in a sample's metadata: its advantage. There it follows the sample through copies and other processes."""
+REWARD = "reward"
+"""Key of the settings: path of the user's own reward function."""
 Sample = Any
 """`slime.utils.types.Sample`."""
 
@@ -41,6 +43,7 @@ class Books:
             raise InvalidInput(f"slime's arguments name no run: add {SECTION}: {{run: NAME}} to --custom-config-path")
         run, named, above = rules.pop("run"), rules.pop("outcome", None), rules.pop("outcome_above", None)
         self._key: str | None = rules.pop("prompt_key", None)
+        rules.pop(REWARD, None)
         if getattr(args, "n_samples_per_prompt", 1) > 1:
             size = args.n_samples_per_prompt
             rules = {"k_init": size, "k_max": size, "stopping": "fixed", **rules}

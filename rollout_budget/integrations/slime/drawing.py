@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from rollout_budget.errors import InvalidInput
-from rollout_budget.integrations.slime.books import MARK, Books, Sample, books_of
+from rollout_budget.integrations.slime.books import MARK, REWARD, SECTION, Books, Sample, books_of
 from rollout_budget.session import Group
 
 
@@ -49,6 +49,24 @@ async def generate(
         await asyncio.shield(asyncio.to_thread(books.session.close, [group]))
     books.mark(group, [[one] for one in drawn])
     return drawn or [_blank(args, sample)]
+
+
+async def reward(args: Any, sample: Sample | list[Sample], **more: Any) -> Any:
+    """Return what the user's reward function says of a sample, or of each in a list; for `--custom-rm-path`.
+
+    slime hands the samples of a group, even none, to the function as a list, while a function of the user's is for one.
+
+    Raises:
+        InvalidInput: the settings name no function.
+    """
+    path = (getattr(args, SECTION, None) or {}).get(REWARD)
+    if not path:
+        raise InvalidInput(f"name your reward function in the settings: {SECTION}: {{{REWARD}: your.module.function}}")
+    module, _, name = str(path).rpartition(".")
+    own: Callable[..., Awaitable[Any]] = getattr(import_module(module), name)
+    if isinstance(sample, list):
+        return list(await asyncio.gather(*(own(args, one, **more) for one in sample)))
+    return await own(args, sample, **more)
 
 
 def _check(args: Any) -> None:

@@ -1,7 +1,7 @@
 """What of slime our hooks meet, made from its public definitions: samples, call sites, the two functions we call.
 
 slime is not on PyPI and needs GPUs to import. Names, signatures and the order of calls are those of THUDM/slime:
-`Sample` of slime/utils/types.py at 0d234f3e, the rollout loop of slime/rollout/sglang_rollout.py at 0044b40d, the
+`Sample` of slime/utils/types.py at 0d234f3e, rewards of slime/rollout/rm_hub/__init__.py at 0b420f1e, the rollout loop of slime/rollout/sglang_rollout.py at 0044b40d, the
 conversion of slime/rollout/batch_builder.py at 68572249, the hooks' signatures of docs/en/get_started/customization.md
 at 138eb428. Answers come from a seeded coin instead of an engine.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 PATH = "rollout_budget.integrations.slime."
+RM = "slime.rollout.rm_hub."
 HOOKS = {
     "custom_reward_post_process_path": PATH + "post_process_rewards",
     "custom_rollout_log_function_path": PATH + "log_rollout_data",
@@ -92,12 +93,19 @@ def install(chance: Callable[[Any], float], failing: Callable[[Any], bool] = lam
         return sample
 
     async def async_rm(args: Any, sample: Sample) -> float:
+        if args.custom_rm_path is not None:
+            return float(await load(args.custom_rm_path)(args, sample))
         return float(sample.response == "yes")
+
+    async def batched_async_rm(args: Any, samples: list[Sample]) -> list[float]:
+        if args.custom_rm_path is not None:  # called for none at all, too
+            return list(await load(args.custom_rm_path)(args, samples))
+        return list(await asyncio.gather(*(async_rm(args, one) for one in samples)))
 
     package, rollout = types.ModuleType("slime"), types.ModuleType("slime.rollout")
     sglang, rm_hub = types.ModuleType("slime.rollout.sglang_rollout"), types.ModuleType("slime.rollout.rm_hub")
     vars(sglang).update(generate=generate, GenerateState=lambda _: Namespace(tokenizer=Tokenizer()))
-    vars(rm_hub).update(async_rm=async_rm)
+    vars(rm_hub).update(async_rm=async_rm, batched_async_rm=batched_async_rm)
     for module in (package, rollout, sglang, rm_hub):
         sys.modules[module.__name__] = module
 
@@ -122,6 +130,7 @@ def arguments(**given: Any) -> Namespace:
         "n_samples_per_prompt": 4,
         "reward_key": None,
         "custom_generate_function_path": None,
+        "custom_rm_path": None,
         "partial_rollout": False,
         "group_rm": False,
     }
@@ -194,9 +203,13 @@ class Rollouts:
         own = load(path or "slime.rollout.sglang_rollout.generate")
         more = {"evaluation": evaluation} if "evaluation" in inspect.signature(own).parameters else {}
         drawn = await own(self.args, sample, params, **more)
-        for one in drawn if isinstance(drawn, list) else [drawn]:
-            if one.reward is None and one.status is not Status.ABORTED:
-                one.reward = await load("slime.rollout.rm_hub.async_rm")(self.args, one)
+        if isinstance(drawn, list):
+            if not any(one.status is Status.ABORTED for one in drawn):
+                need = [one for one in drawn if one.reward is None]
+                for one, found in zip(need, await load(RM + "batched_async_rm")(self.args, need), strict=False):
+                    one.reward = found
+        elif drawn.reward is None and drawn.status is not Status.ABORTED:
+            drawn.reward = await load(RM + "async_rm")(self.args, drawn)
         return drawn
 
 

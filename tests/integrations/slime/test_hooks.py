@@ -135,6 +135,27 @@ def test_an_allocator_that_dies_costs_no_step(services: Services) -> None:
         assert any(step.rewards)
 
 
+async def half(args: Any, sample: Sample) -> float:
+    """A user's reward function, for one sample."""
+    assert args.custom_rm_path
+    return 0.5 * (sample.response == "yes")
+
+
+def test_a_reward_function_for_one_sample_serves_groups_too(service: Service) -> None:
+    """Slime would call it with a list, and for a group whose rewards are there with an empty one."""
+    settings = declared(service, "slime-reward", k_init=3, outcome_above=0.25, reward=f"{__name__}.half")
+    args = arguments(rollout_budget=settings, custom_rm_path=PATH + "reward", **GENERATE)
+    with installed(lambda _: 0.5):
+        step = Rollouts(args, PROMPTS).step(0)
+    assert set(step.raw) == {0.0, 0.5}
+    leave()
+    told = seen_by(service, "slime-reward").values()
+    assert {outcome for group in told for outcome in group["outcomes"]} == {0.0, 1.0}
+    assert asyncio.run(load(PATH + "reward")(args, [])) == []
+    with pytest.raises(InvalidInput, match="reward function"):
+        asyncio.run(load(PATH + "reward")(arguments(), []))
+
+
 def test_evaluation_is_slimes_own(service: Service) -> None:
     args = arguments(rollout_budget=declared(service, "slime-eval"), **GENERATE)
     with installed(chance):
