@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rollout_budget.cli.events import Ended, Said
 from tests.cli.conftest import Command, event
 
@@ -26,3 +28,10 @@ def test_a_wrong_key_and_an_absent_service_are_one_line(service: Path, command: 
     assert (refused.status, refused.err.count("\n")) == (1, 1)
     assert "check the key in" in refused.err
     assert command("demo", "--pace", "0", good=False).status == 2
+
+
+def test_without_a_key_it_says_where_to_put_one(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROLLOUT_BUDGET_ADMIN_KEY", raising=False)
+    refused = command("demo", good=False)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "--key-file" in refused.err

@@ -67,17 +67,8 @@ def _loaded(folder: Path, seconds: float) -> Iterator[tuple[str, str]]:
     settings = Settings(data=folder, database_url=SecretStr(fresh_sqlite(folder)))
     with served(create_app(settings)) as url:
         file = folder / "admin.key"
-        load = [
-            sys.executable,
-            "-m",
-            "rollout_budget.demo",
-            "--url",
-            url,
-            "--admin-key-file",
-            str(file),
-            "--stamp",
-            "a",
-        ]
+        command = ["-m", "rollout_budget.cli", "demo", "--url", url, "--key-file", str(file), "--stamp", "a"]
+        load = [sys.executable, *command]
         with subprocess.Popen(load) as demo:
             try:
                 demo.wait(seconds)

@@ -1,14 +1,12 @@
-"""The load of the demo: what its trainers drew is what the ledger books, and its command says what it lacks."""
+"""The load of the demo: what its trainers drew is what the ledger books."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from pydantic import SecretStr
 
 from rollout_budget.client import AdminClient
-from rollout_budget.demo.__main__ import main
 from rollout_budget.demo.cast import LINES, TEAMS
 from rollout_budget.demo.load import Plan, run
 from rollout_budget.wire import UsageQuery
@@ -34,11 +32,3 @@ async def test_the_ledger_books_what_its_trainers_drew(tmp_path: Path) -> None:
     assert min(booked.values()) > 0
     assert {row.team for row in rows if row.run in drawn} == set(TEAMS)
     assert any("five runs" in line for line in said)
-
-
-def test_without_a_key_it_says_where_to_put_one(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ROLLOUT_BUDGET_ADMIN_KEY", raising=False)
-    assert main([]) == 2
-    assert "--admin-key-file" in capsys.readouterr().err

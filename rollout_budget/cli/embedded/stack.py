@@ -113,7 +113,7 @@ class Stack:
         return self._ready(port)
 
     def _start_demo(self, url: str, admin_key: Path) -> None:
-        command = ("-m", "rollout_budget.demo", "--url", url, "--admin-key-file", str(admin_key))
+        command = ("-m", "rollout_budget.cli", "demo", "--url", url, "--key-file", str(admin_key))
         self._begin("demo", command, "demo", {})
 
     def _begin(self, name: str, command: tuple[str, ...], log: str, env: dict[str, str]) -> None:
