@@ -99,7 +99,7 @@ def per_run(counter: str, labels: str = "") -> str:
 
 
 def learned(gauge: str) -> str:
-    """Return what runs have learned, by team and run: processes differ by what each saw last, so their mean."""
+    """Return what runs have learned, by team and run: all processes show the same, some read it a moment later."""
     return of_policy(f"avg by (team, run) ({PREFIX}{gauge}{{{RUN}}})")
 
 

@@ -1,9 +1,9 @@
 """What the allocator counts, under the names of the project's contract, section 7. One registry per application.
 
 Rollouts are counted from the ledger's entries after their transaction has committed, so that no retry and no rollback
-is ever counted. Gauges named `usage_...`, `limit...` and `run_...` are read from the database in the background: they
-are the ledger's own figures, the same in every process and after a restart (take the maximum over processes, not the
-sum). Teams and runs are labels up to a bound; all further ones share the label `other`. Squared errors are on the unit
+is ever counted. Gauges named `usage_...`, `limit...`, `run_...` and those of what a run has learned (`price`, `prior_...`)
+are read from the database in the background: they are the ledger's own figures, the same in every process and after a
+restart (take the maximum over processes, not the sum). Teams and runs are labels up to a bound; all further ones share the label `other`. Squared errors are on the unit
 scale, but for price and worth, which are on the run's outcome scale.
 """
 
@@ -132,12 +132,6 @@ class Metrics:
         self.limits = gauge("limit", "A team's limit, in the unit of its name.", ("team", "limit"))
         self.used = gauge("limit_used", "What counts against a team's limit, in the same unit.", ("team", "limit"))
         self.share = gauge("limit_used_ratio", "The share of a team's limit that is used or held.", ("team", "limit"))
-        self.price = gauge("price", "Price in force: marginal cost of a rollout, squared error on the outcome scale.")
-        self.squared_error = gauge("prior_squared_error", "Pooled squared error of a run's priors.")
-        self.explained_variance = gauge("prior_explained_variance", "Variance of outcomes that priors explain.")
-        self.strength = gauge("prior_strength_rollouts", "Pseudo-rollouts that a prior counts for (m).")
-        self.rejected = gauge("prior_rejected_ratio", "Share of groups whose prior was not trusted.")
-        self.calibration = gauge("prior_calibration_error", "Expected calibration error of a run's priors.")
         self._standing = Ledger(registry)
         self._decisions = self._histogram("decision_duration_seconds", "Time of a decision call.", "call")
         self._ledger = self._histogram("ledger_duration_seconds", "Time of a ledger operation.", "operation")
@@ -163,8 +157,6 @@ class Metrics:
             self._closed(group, self._labels.of(team, run))
         for entry in transaction.ledger.record:
             self.booked(entry)
-        for record in transaction.saved_runs:
-            self._learned(record)
 
     def booked(self, entry: Entry) -> None:
         """Count one entry of the ledger."""
@@ -211,8 +203,7 @@ class Metrics:
         """Take away the series of a run."""
         of_run: tuple[Counter | Gauge | Summary, ...] = (
             self.extra, self.saved, self.groups, self.opened, self.extended, self.undecided, self.prior_weight,
-            self.last_worth, self.price, self.squared_error, self.explained_variance, self.strength, self.rejected,
-            self.calibration,
+            self.last_worth,
         )  # fmt: skip
         for metric in of_run:
             metric.remove(team, run)
@@ -238,23 +229,6 @@ class Metrics:
         if worth is not None:
             self.last_worth.labels(*labels).observe(worth)
 
-    def _learned(self, record: RunRecord) -> None:
-        labels = self._labels.of(record.team, record.spec.run_id)
-        if labels == (OTHER, OTHER):
-            return
-        learned = record.reliability
-        figures = {
-            self.price: price_in_force(record),
-            self.squared_error: learned.squared_prior_error,
-            self.explained_variance: learned.explained_variance,
-            self.strength: learned.strength,
-            self.rejected: learned.rejected_share,
-            self.calibration: learned.calibration_error,
-        }
-        for gauge, value in figures.items():
-            if value is not None:
-                gauge.labels(*labels).set(value)
-
 
 class Ledger:
     """The gauges that are read from the ledger (`database.standing`)."""
@@ -271,6 +245,7 @@ class Ledger:
         self._info = gauge("run_info", "1 for each run and policy shown.", (*_BY_POLICY, "estimator", "stopping"))
         self._limit = gauge("run_limit", "A run's limit, in the unit of its name.", (*_BY_RUN, "limit"))
         self._used = gauge("run_limit_used", "What counts against it, in the same unit.", (*_BY_RUN, "limit"))
+        self._learned = Learned(registry)
         self._waiting = gauge("evidence_waiting_rows", "Evidence that the prior service was not told yet.", ())
         self._read = gauge("ledger_read_timestamp_seconds", "When these figures were read, since 1970.", ())
 
@@ -282,12 +257,13 @@ class Ledger:
             gauge.clear()
         for labels, counts in _bounded(found).items():
             self._booked(labels, counts)
-            spec = found.specs.get(labels[:2])
-            rules = ("", "") if spec is None else (spec.estimator, spec.stopping)
+            record = found.records.get(labels[:2])
+            rules = ("", "") if record is None else (record.spec.estimator, record.spec.stopping)
             self._info.labels(*labels, *rules).set(1)
         for one in found.limits:
             self._limit.labels(*one.place, one.name).set(one.limit)
             self._used.labels(*one.place, one.name).set(one.used)
+        self._learned.show(found.records.values())
         self._waiting.set(found.evidence_waiting)
         self._read.set(time.time())
 
@@ -299,6 +275,41 @@ class Ledger:
         self._groups.labels(*labels).set(view.groups_closed)
         self._tokens.labels(*labels).set(counts.tokens)
         self._seconds.labels(*labels).set(seconds(counts.milliseconds))
+
+
+class Learned:
+    """The gauges of what runs have learned of their priors, and of the price that they pay by it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"rollout_budget_{name}", text, _BY_RUN, registry=registry)
+
+        self._price = gauge("price", "Price in force: marginal cost of a rollout, squared error on the outcome scale.")
+        self._squared_error = gauge("prior_squared_error", "Pooled squared error of a run's priors.")
+        self._explained_variance = gauge("prior_explained_variance", "Variance of outcomes that priors explain.")
+        self._strength = gauge("prior_strength_rollouts", "Pseudo-rollouts that a prior counts for (m).")
+        self._rejected = gauge("prior_rejected_ratio", "Share of groups whose prior was not trusted.")
+        self._calibration = gauge("prior_calibration_error", "Expected calibration error of a run's priors.")
+
+    def show(self, records: Iterable[RunRecord]) -> None:
+        """Set them for these runs, and for no others; what a run does not know yet is not shown."""
+        for gauge in (self._price, self._squared_error, self._explained_variance):
+            gauge.clear()
+        for gauge in (self._strength, self._rejected, self._calibration):
+            gauge.clear()
+        for record in records:
+            learned = record.reliability
+            figures = {
+                self._price: price_in_force(record),
+                self._squared_error: learned.squared_prior_error,
+                self._explained_variance: learned.explained_variance,
+                self._strength: learned.strength,
+                self._rejected: learned.rejected_share,
+                self._calibration: learned.calibration_error,
+            }
+            for gauge, value in figures.items():
+                if value is not None:
+                    gauge.labels(record.team, record.spec.run_id).set(value)
 
 
 def _bounded(found: Standing) -> dict[tuple[str, str, str], Counts]:

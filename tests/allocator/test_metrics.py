@@ -48,9 +48,27 @@ async def test_rollouts_are_counted_once_by_what_became_of_them(allocator: Runni
     assert found["rollout_budget_rollouts_saved", labels] == usage["saved"] == 2 * 16 - 21
     assert found["rollout_budget_groups_closed_total", labels] == 2
     assert found["rollout_budget_idempotent_replays_total", ()] == 4 + 2 + 4
-    assert found["rollout_budget_prior_strength_rollouts", labels] > 0
     assert found["rollout_budget_ledger_duration_seconds_count", ("settle",)] >= 1
     assert found["rollout_budget_decision_duration_seconds_count", ("open",)] == 3
+
+
+async def test_every_process_shows_what_a_run_has_learned(allocator: Running) -> None:
+    """One that never served the run too, and after a change by another: figures are the database's, as of the last read."""
+    spec = {"run_id": "r", "policy": "p", "k_init": 2, "price": 0.25}
+    opening = {"groups": [{"group_id": "a", "prompt_key": "k"}]}
+    for path, body in (("", spec), ("/r/groups/open", opening)):
+        assert (await allocator.http.post(f"/v1/runs{path}", json=body, headers=allocator.team)).is_success
+    other, shown = Metrics(CollectorRegistry()), []
+    for price in (0.25, 0.5):
+        await allocator.http.patch("/v1/runs/r", json={"price": price}, headers=allocator.team)
+        async with allocator.service.database.snapshot() as connection:
+            other.standing(await standing.read(connection, MAX_RUNS))
+        await allocator.service._read_budgets()
+        ours = (await samples(allocator))["rollout_budget_price", ("default", "r")]
+        theirs = other.registry.get_sample_value("rollout_budget_price", {"team": "default", "run": "r"})
+        shown.append((ours, theirs))
+    assert shown == [(0.25, 0.25), (0.5, 0.5)]
+    assert (await samples(allocator))["rollout_budget_prior_strength_rollouts", ("default", "r")] > 0
 
 
 async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Running) -> None:
@@ -163,7 +181,7 @@ async def test_the_ledgers_figures_are_read_run_by_run(any_database: str, tmp_pa
     for lines in (found.lines, everything.lines):
         assert sum(line.counts.granted for line in lines) == usage["granted"] == 16
         assert sum(line.counts.released for line in lines) == usage["released"] == 13
-    assert set(found.specs) == {("default", "b"), ("default", "d")}
+    assert set(found.records) == {("default", "b"), ("default", "d")}
     limits = {(one.place[1], one.name): (one.limit, one.used) for one in found.limits}
     assert limits == {
         ("b", "rollouts"): (50, 3), ("b", "tokens"): (900, 70), ("d", "rollouts"): (50, 0), ("d", "tokens"): (900, 0),

@@ -6,27 +6,24 @@ behind the second wall where one team is shown (`Service.store.reading`). Change
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from pydantic import TypeAdapter
 from sqlalchemy import BigInteger, CompoundSelect, Row, Select, and_, bindparam, cast, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.records import GroupKey, GroupRecord, RunRecord
 from rollout_budget.ledger.books import DAY, MONTH, TOTAL, Counts, day_of, entry_view
 from rollout_budget.ledger.units import Amounts
-from rollout_budget.pacing import Pacing
-from rollout_budget.reliability import Reliability
-from rollout_budget.wire import BudgetView, EntryView, RunSpec
+from rollout_budget.wire import BudgetView, EntryView
 from services.allocator.dashboard.spending import Spending, Spent
 from services.allocator.database.ledger import SqlLedger
 from services.allocator.database.lines import as_entry
 from services.allocator.database.reports import Reports
+from services.allocator.database.standing import as_run
 from services.allocator.database.store import SqlTransaction
 from services.allocator.database.tables import accounts, entries, outbox, runs, usage_sums
 
@@ -38,7 +35,6 @@ GROUPS_PER_RUN = 24
 """Closed groups of a run that its shares and means are of: enough for a tenth either way, few enough to read at once."""
 TAIL = 12 * GROUPS_PER_RUN
 """Newest entries of a run in which closed groups are looked for: a group of one wave writes four."""
-_PACING = TypeAdapter(Pacing)
 
 
 class Place(NamedTuple):
@@ -154,16 +150,11 @@ async def _runs(connection: AsyncConnection, teams: Sequence[str]) -> list[RunUs
         .order_by(runs.c.finished, func.coalesce(used.c.last, "").desc(), runs.c.team, runs.c.run.desc())
         .limit(MAX_RUNS)
     )
-    return [_as_run(row) for row in await connection.execute(query)]
+    return [_used(row) for row in await connection.execute(query)]
 
 
-def _as_run(row: Row[Any]) -> RunUse:
-    pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
-    reliability = Reliability.from_dict(json.loads(row.reliability))
-    record = RunRecord(
-        row.team, RunSpec.model_validate_json(row.spec), reliability, row.finished, row.fingerprint, pacing
-    )
-    return RunUse(record, Counts(*(int(getattr(row, name)) for name in Counts._fields)))
+def _used(row: Row[Any]) -> RunUse:
+    return RunUse(as_run(row), Counts(*(int(getattr(row, name)) for name in Counts._fields)))
 
 
 async def _how_many(connection: AsyncConnection, teams: Sequence[str]) -> tuple[int, int]:

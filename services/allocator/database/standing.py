@@ -1,21 +1,26 @@
-"""Where runs stand, for gauges: what the ledger has booked and the limits of runs, read in one go (G18).
+"""Where runs stand, for gauges: what the ledger has booked, limits of runs and what they learned, read in one go (G18).
 
-Owns two statements that only read. The most recent runs come under their own names, all others of a team as one line,
+Owns statements that only read. The most recent runs come under their own names, all others of a team as one line,
 so the sum over all lines is always the ledger's and their number is bounded. Who shows them, and how, is `metrics`'.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, and_, case, cast, func, literal, or_, select, tuple_
+from pydantic import TypeAdapter
+from sqlalchemy import BigInteger, Row, and_, case, cast, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rollout_budget.engine.records import RunRecord
 from rollout_budget.ledger.books import TOTAL, Counts
 from rollout_budget.ledger.limits import NAMES
 from rollout_budget.ledger.units import seconds
+from rollout_budget.pacing import Pacing
+from rollout_budget.reliability import Reliability
 from rollout_budget.wire import LimitName, RunSpec
 from services.allocator.database.tables import accounts, outbox, runs, usage_sums
 
@@ -23,6 +28,7 @@ OTHER: Final = "other"
 """Name of what has no line of its own."""
 Place = tuple[str, str]
 """Team and run."""
+_PACING = TypeAdapter(Pacing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,10 @@ class RunLimit:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Lines of usage, the specs and limits of those runs that have lines of their own, and evidence that waits (rows)."""
+    """Lines of usage, the runs that have lines of their own, their limits, and evidence that waits (rows)."""
 
     lines: list[Line]
-    specs: dict[Place, RunSpec]
+    records: dict[Place, RunRecord]
     limits: list[RunLimit]
     evidence_waiting: int
 
@@ -62,10 +68,17 @@ async def read(connection: AsyncConnection, most: int) -> Standing:
     waiting = int(await connection.scalar(select(func.count()).select_from(outbox)) or 0)
     if not shown:
         return Standing(lines, {}, [], waiting)
-    query = select(runs.c.team, runs.c.run, runs.c.spec).where(tuple_(runs.c.team, runs.c.run).in_(shown))
-    found = await connection.execute(query)
-    specs = {(row.team, row.run): RunSpec.model_validate_json(row.spec) for row in found}
-    return Standing(lines, specs, await _limits(connection, shown), waiting)
+    found = await connection.execute(select(runs).where(tuple_(runs.c.team, runs.c.run).in_(shown)))
+    records = {(row.team, row.run): as_run(row) for row in found}
+    return Standing(lines, records, await _limits(connection, shown), waiting)
+
+
+def as_run(row: Row[Any]) -> RunRecord:
+    """Return a run as a row of `runs` has it. Nothing is remembered of it: that is for the way of requests (`store`)."""
+    pacing = None if row.pacing is None else _PACING.validate_json(row.pacing)
+    reliability = Reliability.from_dict(json.loads(row.reliability))
+    spec = RunSpec.model_validate_json(row.spec)
+    return RunRecord(row.team, spec, reliability, row.finished, row.fingerprint, pacing)
 
 
 async def _lines(connection: AsyncConnection, most: int) -> list[Line]:

@@ -66,7 +66,6 @@ class SqlTransaction:
     """One open database transaction. Every method names the team: there is no way to another team's rows (G14).
 
     Attributes:
-        saved_runs: runs as they were stored.
         waits: what was waited for, and how many seconds.
         opened: groups stored for the first time: team, run, how many.
         closed: groups that were open before: team, run, the group as it was closed.
@@ -76,7 +75,6 @@ class SqlTransaction:
         self._offset_s = clock_offset_s
         self._connection = connection
         self._ledger = ledger
-        self.saved_runs: list[RunRecord] = []
         self.waits: list[tuple[str, float]] = []
         self.opened: list[tuple[str, str, int]] = []
         self.closed: list[tuple[str, str, GroupRecord]] = []
@@ -136,7 +134,6 @@ class SqlTransaction:
 
     async def save_run(self, record: RunRecord) -> None:
         """Store a changed run."""
-        self.saved_runs.append(record)
         named = {"in_team": record.team, "in_run": record.spec.run_id}
         await self._connection.execute(SAVED_RUN, {**named, **_run_columns(record)})
 
