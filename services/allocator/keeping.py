@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
@@ -26,13 +25,11 @@ from services.allocator.database import migrate, restores
 from services.allocator.database.archive import Archive, prune
 from services.allocator.database.restores import MAX_LEASE_S
 from services.allocator.settings import Settings
-from services.kit.database import Unreachable, alone, connect, probe, require_file
+from services.kit.database import alone, connect, reach, require_file
 from services.kit.session import Database
 
 KEEP_DAYS = 90
 """How long an id's answer is kept at least, when no day is given: longer than any run waits to repeat a call."""
-PROBE_EVERY_S = 1.0
-"""Pause between two tries to reach a database that is waited for."""
 STOP = "stop it, run this, and start it again"
 MIGRATE = "the database is not at this release's schema; run `python -m services.allocator migrate` first"
 Options = Mapping[str, Any]
@@ -54,22 +51,10 @@ def run(command: str, settings: Settings, options: Options) -> int:
     """
     if command != "migrate":
         require_file(settings.url)
-    _reach(settings.url, options.get("wait_s") or 0.0)
+    reach(settings.url, options.get("wait_s") or 0.0)
     only_reads = command == "check" or (command == "archive" and options["verify"])
     with nullcontext() if only_reads else alone(settings.url, STOP):
         return asyncio.run(_with_database(settings.url, COMMANDS[command], options))
-
-
-def _reach(url: str, wait_s: float) -> None:
-    """Connect once, within `wait_s`; nothing tells when a server that is starting answers, so it is asked again."""
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            return probe(url)
-        except Unreachable:
-            if time.monotonic() + PROBE_EVERY_S > until:
-                raise
-        time.sleep(PROBE_EVERY_S)
 
 
 async def _with_database(url: str, work: Callable[[Database, Options], Awaitable[int]], options: Options) -> int:

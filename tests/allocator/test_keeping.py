@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.allocator import keeping
 from services.allocator.__main__ import main
+from services.kit import database
 from services.kit.database import Unreachable, alone
 from tests.allocator.databases import fresh_sqlite
 
@@ -92,8 +92,8 @@ def test_migrate_waits_for_a_database_that_is_starting(tmp_path: Path, monkeypat
         if len(tries) < 3:
             raise Unreachable("no connection yet")
 
-    monkeypatch.setattr(keeping, "probe", starting)
-    monkeypatch.setattr(keeping, "PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr(database, "probe", starting)
+    monkeypatch.setattr(database, "PROBE_EVERY_S", 0.01)
     assert main(["migrate", "--data", str(tmp_path)]) == 2
     assert main(["migrate", "--data", str(tmp_path), "--wait-s", "5"]) == 0
     assert len(tries) == 3

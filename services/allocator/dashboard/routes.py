@@ -216,7 +216,10 @@ async def _form(request: Request) -> dict[str, list[str]] | None:
 
 
 def _keep(answer: Response, request: Request, parts: Service, session: sessions.Session) -> None:
-    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto", "")}
+    said = request.headers.get("x-forwarded-proto", "").partition(",")[
+        0
+    ]  # the first proxy's word where there are several
+    secure = "https" in {request.url.scheme, said.strip()}
     answer.set_cookie(
         sessions.COOKIE,
         sessions.write(session, parts.door.seal),
