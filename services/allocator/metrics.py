@@ -90,7 +90,6 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._labels = Labels(dropped=self._forget)
-        self._teams = Labels()
         prefix = "rollout_budget_"
 
         def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
@@ -172,13 +171,11 @@ class Metrics:
             self.extra.labels(*labels).inc(entry.rollouts)
 
     def budgets(self, views: Iterable[BudgetView]) -> None:
-        """Set limits and use of these teams; a limit that was lifted is shown no more."""
+        """Set limits and use of these teams, `MAX_RUNS` at most; all others are shown no more."""
         for gauge in (self.limit, self.in_use, self.limits, self.used, self.share):
             gauge.clear()
         for view in views:
-            team, _ = self._teams.of(view.team, "")
-            if team == OTHER:
-                continue
+            team = view.team
             if view.limits.rollouts is not None:
                 self.limit.labels(team).set(view.limits.rollouts)
             for state in ("reserved", "committed", "overage"):

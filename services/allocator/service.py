@@ -12,6 +12,7 @@ from rollout_budget.client import PriorClient, Retries
 from rollout_budget.engine import Engine
 from rollout_budget.engine.ports import PriorSource
 from rollout_budget.ledger.base import Account
+from rollout_budget.ledger.books import day_of
 from rollout_budget.wire import KeyCreate, TeamCreate
 from services.allocator.auditing import Auditor
 from services.allocator.auth import Door
@@ -20,6 +21,7 @@ from services.allocator.database import migrate, standing
 from services.allocator.database.directory import Directory
 from services.allocator.database.histories import SqlHistories
 from services.allocator.database.ledger import SqlLedger
+from services.allocator.database.reports import Reports
 from services.allocator.database.store import SqlStore, SqlTransaction
 from services.allocator.database.turns import EVIDENCE, turn
 from services.allocator.database.wall import Wall
@@ -151,9 +153,12 @@ class Service:
     async def _read_budgets(self) -> None:
         async with self.database.snapshot() as connection:
             ledger = SqlLedger(connection, self.store.clock_offset_s())
+            near = await standing.nearest(
+                connection, day_of(await Reports(connection, self.store.clock_offset_s()).now()), MAX_RUNS
+            )
             rows = await ledger.usage(None, ["team"])
-            teams = [row.team for row in rows if row.team is not None][:MAX_RUNS]
-            views = [await ledger.budget(team) for team in teams]
+            teams = list(dict.fromkeys([*near, *(row.team for row in rows if row.team is not None)]))
+            views = [await ledger.budget(team) for team in teams[:MAX_RUNS]]
             found = await standing.read(connection, MAX_RUNS)
         self.metrics.budgets(views)
         self.metrics.standing(found)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import BigInteger, Row, and_, case, cast, func, literal, or_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Double, Row, and_, case, cast, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rollout_budget.engine.records import RunRecord
-from rollout_budget.ledger.books import TOTAL, Counts
+from rollout_budget.ledger.books import DAY, MONTH, TOTAL, Counts
 from rollout_budget.ledger.limits import NAMES
 from rollout_budget.ledger.units import seconds
 from rollout_budget.pacing import Pacing
@@ -71,6 +71,37 @@ async def read(connection: AsyncConnection, most: int) -> Standing:
     found = await connection.execute(select(runs).where(tuple_(runs.c.team, runs.c.run).in_(shown)))
     records = {(row.team, row.run): as_run(row) for row in found}
     return Standing(lines, records, await _limits(connection, shown), waiting)
+
+
+async def nearest(connection: AsyncConnection, day: str, most: int) -> list[str]:
+    """Return `most` teams that have a limit, nearest to one of theirs first; `day` is today's date, UTC."""
+    limited, charged = accounts.alias("limited"), accounts.alias("charged")
+    window = case((limited.c.span == DAY, DAY + day), (limited.c.span == MONTH, MONTH + day[:7]), else_=TOTAL)
+    of = and_(charged.c.team == limited.c.team, charged.c.run == "", charged.c.span == window)
+    rollouts = charged.c.reserved + charged.c.committed + charged.c.overage
+    shares = [
+        _share(rollouts, limited.c.limit_rollouts),
+        _share(charged.c.tokens + charged.c.tokens_reserved, limited.c.limit_tokens),
+        _share(charged.c.milliseconds + charged.c.milliseconds_reserved, limited.c.limit_milliseconds),
+    ]
+    largest = shares[0]
+    for share in shares[1:]:
+        largest = case((share > largest, share), else_=largest)
+    some = or_(*(limited.c[name].is_not(None) for name in ("limit_rollouts", "limit_tokens", "limit_milliseconds")))
+    query = (
+        select(limited.c.team)
+        .select_from(limited.outerjoin(charged, of))
+        .where(limited.c.run == "", limited.c.span.in_((TOTAL, DAY, MONTH)), some)
+        .group_by(limited.c.team)
+        .order_by(func.max(largest).desc(), limited.c.team)
+        .limit(most)
+    )
+    return [str(team) for team in await connection.scalars(query)]
+
+
+def _share(used: ColumnElement[int], limit: ColumnElement[int | None]) -> ColumnElement[float]:
+    """Return the share of a limit that is used or held: 1 of a limit of 0, 0 where there is none."""
+    return case((limit == 0, 1.0), else_=func.coalesce(cast(used, Double) / limit, 0.0))
 
 
 def as_run(row: Row[Any]) -> RunRecord:
