@@ -96,7 +96,7 @@ async def test_a_discrepancy_raises_a_metric_and_limits_are_shown(allocator: Run
     assert found["rollout_budget_invariant_violations_total", ()] == 1
 
 
-async def test_teams_near_a_limit_are_shown_first(allocator: Running) -> None:
+async def test_teams_near_a_limit_are_shown_first(tmp_path: Path, any_database: str) -> None:
     """Of more teams than are shown, those that an alert must see: a share in any unit and period, no limit last."""
     limits: dict[str, dict[str, object]] = {
         "a-far": {"rollouts": 1_000},
@@ -106,24 +106,25 @@ async def test_teams_near_a_limit_are_shown_first(allocator: Running) -> None:
         "e-none": {},
         "other": {"rollouts": 16},
     }
-    for team, given in limits.items():
-        headers = await allocator.new_key(team)
-        await allocator.http.put(f"/v1/admin/budgets/{team}", json=given, headers=allocator.admin)
-        await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p", "k_init": 4}, headers=headers)
-        if team not in ("c-zero", "d-idle"):
-            groups = {"groups": [{"group_id": "g", "prompt_key": "k"}]}
-            await allocator.http.post("/v1/runs/r/groups/open", json=groups, headers=headers)
-    async with allocator.service.database.snapshot() as connection:
-        today = time.strftime("%Y-%m-%d", time.gmtime())
-        near = await standing.nearest(connection, today, 10)
-        few = await standing.nearest(connection, today, 2)
-    assert near == ["c-zero", "b-day", "other", "a-far", "d-idle"]
-    assert few == near[:2]
-    await allocator.service._read_budgets()
-    found = await samples(allocator)
-    assert found["rollout_budget_limit_used_ratio", ("b-day", "rollouts_per_day")] == 0.5
-    assert found["rollout_budget_limit_used_ratio", ("other", "rollouts")] == 0.25
-    assert found["rollout_budget_in_use_rollouts", ("e-none", "reserved")] == 4
+    async with running(tmp_path, any_database) as allocator:
+        for team, given in limits.items():
+            headers = await allocator.new_key(team)
+            await allocator.http.put(f"/v1/admin/budgets/{team}", json=given, headers=allocator.admin)
+            await allocator.http.post("/v1/runs", json={"run_id": "r", "policy": "p", "k_init": 4}, headers=headers)
+            if team not in ("c-zero", "d-idle"):
+                groups = {"groups": [{"group_id": "g", "prompt_key": "k"}]}
+                await allocator.http.post("/v1/runs/r/groups/open", json=groups, headers=headers)
+        async with allocator.service.database.snapshot() as connection:
+            today = time.strftime("%Y-%m-%d", time.gmtime())
+            near = await standing.nearest(connection, today, 10)
+            few = await standing.nearest(connection, today, 2)
+        assert near == ["c-zero", "b-day", "other", "a-far", "d-idle"]
+        assert few == near[:2]
+        await allocator.service._read_budgets()
+        found = await samples(allocator)
+        assert found["rollout_budget_limit_used_ratio", ("b-day", "rollouts_per_day")] == 0.5
+        assert found["rollout_budget_limit_used_ratio", ("other", "rollouts")] == 0.25
+        assert found["rollout_budget_in_use_rollouts", ("e-none", "reserved")] == 4
 
 
 def test_g18_ten_thousand_runs_are_a_bounded_number_of_series() -> None:
