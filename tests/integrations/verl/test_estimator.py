@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import rollout_budget as rb
+from rollout_budget.wire import BaselinesRequest
 from tests.integrations.conftest import Service
 from tests.integrations.verl.running import HERE, LIMIT_S, at, banners, booked, environment, python, written
 from tests.paths import ROOT
@@ -80,10 +81,15 @@ def test_outcomes_are_told_from_shaped_rewards_by_the_declared_bound(contract: C
 
 
 def test_a_group_of_one_and_a_group_without_difference_have_the_prior(contract: Contract, service: Service) -> None:
-    """The single rollout's advantage is reward less prior, not 0 and not the reward; equal rewards still teach."""
+    """The single rollout's advantage is reward less what its prior comes to; equal rewards still teach.
+
+    What a prior comes to is the prior itself, recalibrated once other groups of the service have shown how far it is off.
+    """
+    with rb.SyncAllocatorClient(service.url, service.key) as client:
+        (alone,) = client.baselines("verl-classic", BaselinesRequest(group_ids=["alone"])).groups
     groups = {one["key"]["group_id"]: one for one in booked(service, "verl-classic")}
-    prior = 2.0 * groups["alone"]["prior"] - 1.0
-    assert contract.gains("first")[8][0] == pytest.approx(1.0 - prior, abs=1e-6)
+    assert contract.gains("first")[8][0] == pytest.approx(1.0 - alone.baselines[0], abs=1e-6)
+    assert alone.baselines[0] == pytest.approx(2.0 * groups["alone"]["prior"] - 1.0, abs=0.1)
     assert contract.gains("second")[0][0] > 0.0
 
 
