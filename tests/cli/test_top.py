@@ -85,6 +85,12 @@ def test_teams_beyond_the_screen_are_in_the_totals(
     assert "delta" in {one.run for one in found.runs}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look on a busy machine may take longer than a person would wait for it."""
+    monkeypatch.setattr(sampling, "TIMEOUT_S", 30.0)
+
+
 def test_speeds_are_of_the_time_between_two_looks(moving: str, service: Path) -> None:
     """Null at first; then what was drawn since, by the clock."""
     now = [0.0]
