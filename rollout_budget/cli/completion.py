@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,17 +92,10 @@ def nodes(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterat
 def bash(prog: str, found: Sequence[Node]) -> str:
     """Return the script for bash 4 or later."""
     function = _function(prog)
-    values = [
-        f"        {_pattern(node, option)}) {_bash_value(option)}; return ;;"
-        for node in found
-        for option in node.options
-        if option.takes != "nothing"
-    ]
     words = [
         f"        {_quoted(node.name)}) words={_quoted(' '.join(_words(node)))}; options={_quoted(_names(node))} ;;"
         for node in found
     ]
-    with_files = "|".join(_quoted(node.name) for node in found if node.files) or "''"
     return "\n".join(
         [
             f"# bash completion of {prog}; made by `{prog} completion bash`",
@@ -113,14 +106,14 @@ def bash(prog: str, found: Sequence[Node]) -> str:
             f'        case "${{at:+$at }}$word" in {_paths(found)}) at="${{at:+$at }}$word" ;; esac',
             "    done",
             '    case "$at $prev" in',
-            *values,
+            *_values(found, _bash_value),
             "    esac",
             '    case "$at" in',
             *words,
             "    esac",
             '    if [[ "$cur" == -* || -z "$words" ]]; then words="$words $options"; fi',
             '    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")',
-            f'    case "$at" in {with_files}) if [[ "$cur" != -* ]]; then compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); fi ;; esac',
+            f'    case "$at" in {_with_files(found)}) if [[ "$cur" != -* ]]; then compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); fi ;; esac',
             "}",
             f"complete -F {function} {prog}",
             "",
@@ -131,17 +124,10 @@ def bash(prog: str, found: Sequence[Node]) -> str:
 def zsh(prog: str, found: Sequence[Node]) -> str:
     """Return the script for zsh, to be sourced or put into a folder of $fpath."""
     function = _function(prog)
-    values = [
-        f"        {_pattern(node, option)}) {_zsh_value(option)}; return ;;"
-        for node in found
-        for option in node.options
-        if option.takes != "nothing"
-    ]
     commands = [
         f"        {_quoted(node.name)}) below=({_described(_below(node))}); options=({_described(_about(node))}) ;;"
         for node in found
     ]
-    with_files = "|".join(_quoted(node.name) for node in found if node.files) or "''"
     return "\n".join(
         [
             f"#compdef {prog}",
@@ -153,19 +139,34 @@ def zsh(prog: str, found: Sequence[Node]) -> str:
             f'        case "${{at:+$at }}$word" in {_paths(found)}) at="${{at:+$at }}$word" ;; esac',
             "    done",
             '    case "$at $prev" in',
-            *values,
+            *_values(found, _zsh_value),
             "    esac",
             '    case "$at" in',
             *commands,
             "    esac",
             "    (( $#below )) && _describe -t commands command below",
-            f'    case "$at" in {with_files}) [[ "$cur" != -* ]] && _files ;; esac',
+            f'    case "$at" in {_with_files(found)}) [[ "$cur" != -* ]] && _files ;; esac',
             '    [[ "$cur" == -* || $#below -eq 0 ]] && _describe -o -t options option options',
             "}",
             f'if [[ "${{funcstack[1]}}" == _{prog} ]]; then {function}; else compdef {function} {prog}; fi',
             "",
         ]
     )
+
+
+def _values(found: Sequence[Node], value: Callable[[Option], str]) -> list[str]:
+    """Return what follows each option that takes something, a branch of a shell's `case` each."""
+    return [
+        f"        {_pattern(node, option)}) {value(option)}; return ;;"
+        for node in found
+        for option in node.options
+        if option.takes != "nothing"
+    ]
+
+
+def _with_files(found: Sequence[Node]) -> str:
+    """Return the commands that take files, as a pattern."""
+    return "|".join(_quoted(node.name) for node in found if node.files) or "''"
 
 
 def fish(prog: str, found: Sequence[Node]) -> str:

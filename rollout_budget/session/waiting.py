@@ -158,11 +158,8 @@ class AsyncSession:
         """
         for group in groups:
             group.want = 0
-        for chunk in _chunks([group for group in groups if group.unreported]):
-            for local in (False, True):
-                some = [group for group in chunk if group.local is local]
-                if some:
-                    await self._observe(some, self._at_hand(local=local))
+        for some, allocator in self._calls([group for group in groups if group.unreported]):
+            await self._observe(some, allocator)
         return [group for group in groups if group.want]
 
     async def waves(self, groups: Sequence[Group]) -> AsyncGenerator[list[Group], None]:
@@ -183,11 +180,8 @@ class AsyncSession:
         """Commit what was drawn and give the rest back; outcomes become evidence. Again does nothing."""
         left = [group for group in groups if not group.closed]
         await self.observe([group for group in left if group.unreported])
-        for chunk in _chunks(left):
-            for local in (False, True):
-                some = [group for group in chunk if group.local is local]
-                if some:
-                    await self._close(some, self._at_hand(local=local))
+        for some, allocator in self._calls(left):
+            await self._close(some, allocator)
         ended = [group for group in left if not group.closed]  # another task may have closed some meanwhile
         for group in ended:
             group.want, group.closed = 0, True
@@ -268,8 +262,13 @@ class AsyncSession:
         except RolloutBudgetError as error:
             self._failed("close", error)
 
-    def _at_hand(self, *, local: bool) -> Allocator:
-        return self._spare if local and self._spare is not None else self._allocator
+    def _calls(self, groups: Sequence[Group]) -> Iterator[tuple[list[Group], Allocator]]:
+        """Give the groups of each call, with the allocator that opened them."""
+        for chunk in _chunks(groups):
+            for local, allocator in ((False, self._allocator), (True, self._spare)):
+                some = [group for group in chunk if group.local is local]
+                if some and allocator is not None:
+                    yield some, allocator
 
     async def _ready_spare(self) -> LocalAllocator:
         """Return the allocator of this process, for groups that the service refused to open; it has no limits."""
@@ -297,8 +296,7 @@ def _declared(run: str | RunSpec, policy: str | None, rules: dict[str, Any]) -> 
     try:
         return RunSpec.model_validate({**base, **rules})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc'])) or 'run'}: {first['msg']}") from None
+        raise _fault("run", error) from None
 
 
 def _asked(prompts: Sequence[Prompt], version: int, step: int, attempt: int) -> OpenRequest:
@@ -306,8 +304,13 @@ def _asked(prompts: Sequence[Prompt], version: int, step: int, attempt: int) -> 
         groups = [opening(prompt, version=version, step=step, attempt=attempt) for prompt in prompts]
         return OpenRequest(groups=groups, lease_s=LEASE_S)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{'.'.join(map(str, first['loc'])) or 'groups'}: {first['msg']}") from None
+        raise _fault("groups", error) from None
+
+
+def _fault(whole: str, error: ValidationError) -> InvalidInput:
+    """Return the first fault; `whole` names what is wrong where no field is."""
+    first = error.errors()[0]
+    return InvalidInput(f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}")
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
